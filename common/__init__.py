@@ -1,0 +1,1 @@
+"""What both packages need: configuration, image data, checkpoints, scores."""

@@ -1,0 +1,106 @@
+"""One YAML a run, loaded strictly into dataclasses that live beside what they configure."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from common.errors import UserError
+
+Config = TypeVar("Config")
+
+
+@dataclass
+class TrainConfig:
+    """`<stage>.train.*`: the same keys for every stage."""
+
+    steps: int = 1000
+    batch_size: int = 64  # global: over all processes
+    learning_rate: float = 1e-3
+    min_learning_rate_ratio: float = 0.05  # where the cosine decay ends, as a share of learning_rate
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
+    ema_decay: float = 0.999
+    mixed_precision: str = "no"  # no | bf16 | fp16
+    grad_clip: float = 1.0
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    log_every: int = 20
+    resume: str = "auto"  # auto | never | a step-N folder
+    trackers: list[str] = field(default_factory=list)  # names that accelerate knows, such as tensorboard or wandb
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "grad_clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("warmup_steps", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if self.mixed_precision not in ("no", "bf16", "fp16"):
+            raise ValueError(f"mixed_precision must be no, bf16 or fp16, got '{self.mixed_precision}'")
+
+
+def load_config(schema: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read `path`, apply `section.key=value` overrides, and build `schema` from the whole.
+
+    Raises:
+        UserError: missing or unreadable file, unknown key (names the nearest), wrong type, value out of range.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no configuration file {path}: give --config one of configs/*.yaml")
+    for override in overrides:
+        if "=" not in override or override.startswith("="):
+            raise UserError(f"override '{override}' is not of the form section.key=value")
+    try:
+        loaded = OmegaConf.load(path)
+        given = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, TypeError, ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read as a YAML mapping: {' '.join(str(error).split())[:200]}") from error
+    if not OmegaConf.is_dict(given):
+        raise UserError(f"{path} must hold 'section: key: value' pairs, not a list")
+    structured = OmegaConf.structured(schema)
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(structured, given))  # type: ignore[return-value]
+    except ConfigKeyError as error:
+        raise UserError(_unknown_key(schema, str(error.full_key))) from error
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{error.full_key}: {reason}; mend it in {path} or among the overrides") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def to_yaml(config: Any) -> str:
+    """The whole configuration, defaults included, as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _unknown_key(schema: type, key: str) -> str:
+    known = list(_dotted_keys(schema))
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"unknown configuration key '{key}': the nearest valid one is '{nearest[0]}'"
+
+
+def _dotted_keys(schema: type, prefix: str = "") -> Iterator[str]:
+    for name, value in vars(schema()).items():
+        if dataclasses.is_dataclass(value):
+            yield from _dotted_keys(type(value), f"{prefix}{name}.")
+        else:
+            yield prefix + name

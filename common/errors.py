@@ -1,0 +1,36 @@
+"""What a user got wrong, said in one line, and the one place that turns it into an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. The message is one line: what is wrong and how to mend it."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, but a mistake gives one line on stderr and exit code 2, without the usage block."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (see '{self.prog} --help')", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def run_cli(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Run `main`; the exit code is 0, 2 after a UserError or a file that cannot be used, 130 after Ctrl-C."""
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        print(f"error: cannot use {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,103 @@
+"""Pictures in and out: PIL images, tensors in [-1, 1], PNG files written beside and renamed."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from common.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """The decoded picture. Raises UserError where there is none, or it is damaged or dangerously large."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no picture {path}: check the path")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return image.copy()
+    except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"{path} is not a picture that can be read ({error}): give a PNG or JPEG file") from error
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        raise UserError(f"{path} does not decode ({error}): save it again as PNG") from error
+
+
+def to_model_mode(image: Image.Image, channels: int) -> Image.Image:
+    """The picture as "L" (1 channel) or "RGB" (3): transparency over white, 16 bits scaled down to 8."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        top = 255.0 if values.max(initial=0) <= 255 else 65535.0
+        image = Image.fromarray((values.clip(0, top) * 255 / top).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def to_tensor(image: Image.Image, channels: int) -> Tensor:
+    """Float `(C, H, W)` in [-1, 1]."""
+    values = np.array(to_model_mode(image, channels), dtype=np.uint8)
+    pixels = torch.from_numpy(values).view(image.height, image.width, channels).permute(2, 0, 1)
+    return pixels.float() / 127.5 - 1
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """`(B, C, H, W)` in [-1, 1], clamped, to 8-bit pictures, "L" for one channel and "RGB" for three."""
+    pixels = ((images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    arrays = pixels.permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array) for array in arrays]
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise UserError unless a PNG can be written at `path`; leaves nothing behind. Missing parent folders are made."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"cannot write {path}: pictures are written as PNG, so end its name in .png")
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder") from error
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(f"cannot write {path}: no permission in {path.parent}; choose another folder")
+
+
+def save_png(image: Image.Image, path: str | Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a PNG with text `metadata`; `path` holds either what it held or the whole new picture."""
+    check_writable(path)
+    path = Path(path)
+    info = PngImagePlugin.PngInfo()
+    for key, value in (metadata or {}).items():
+        info.add_text(key, value)
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        image.save(beside, format="PNG", pnginfo=info)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another path") from error
+
+
+def make_grid(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
+    """Pictures of one size, row by row in `columns` columns, `gap` white pixels apart."""
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
+    size = (columns * (width + gap) - gap, rows * (height + gap) - gap)
+    grid = Image.new(images[0].mode, size, "white")
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        grid.paste(image, (column * (width + gap), row * (height + gap)))
+    return grid

@@ -1,0 +1,76 @@
+"""Noise schedules: time t in [0, 1] to the total noise sigma(t) and its rate dsigma(t) = d sigma / dt.
+
+A code survives unmasked with probability exp(-sigma). Sigma grows from (almost) 0 at t = 0 to a large value at t = 1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+
+
+class Noise(Protocol):
+    """A schedule: `noise(t)` with t `(B,)` in [0, 1] returns `(sigma, dsigma)`, both `(B,)` and finite."""
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class LogLinear:
+    """sigma = -log(1 - (1 - eps) t), so the share of masked codes grows linearly (SEDD, arXiv 2310.16834, section 5.1).
+
+    `eps` keeps sigma(1) finite: a share eps of the codes stays visible at t = 1, although sampling starts all masked.
+    """
+
+    def __init__(self, eps: float = 1e-3) -> None:
+        if not 0 < eps < 1:
+            raise ValueError(f"eps must lie in (0, 1), got {eps}")
+        self.eps = eps
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        rate = 1 - self.eps
+        return -torch.log1p(-rate * t), rate / (1 - rate * t)
+
+
+class Cosine:
+    """exp(-sigma) = eps + (1 - eps)(1 - cos(pi (1 - t) / 2)) (MaskGIT, arXiv 2202.04200; MD4, arXiv 2406.04329).
+
+    Spends more of its time at high mask rates than `LogLinear`. `eps` keeps sigma(1) finite.
+    """
+
+    def __init__(self, eps: float = 1e-3) -> None:
+        if not 0 < eps < 1:
+            raise ValueError(f"eps must lie in (0, 1), got {eps}")
+        self.eps = eps
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        angle = math.pi / 2 * (1 - t)
+        rate = 1 - self.eps
+        masked = rate * torch.cos(angle)  # 1 - survival, kept apart so that small t loses no digits
+        dsigma = rate * (math.pi / 2) * torch.sin(angle) / (1 - masked)
+        return -torch.log1p(-masked), dsigma
+
+
+NOISES: dict[str, type[LogLinear] | type[Cosine]] = {"loglinear": LogLinear, "cosine": Cosine}
+
+
+def build_noise(name: str) -> Noise:
+    """The schedule called `name`. Raises UserError for an unknown name."""
+    if name not in NOISES:
+        raise UserError(f"unknown noise schedule '{name}': prior.noise is one of {', '.join(NOISES)}")
+    return NOISES[name]()
+
+
+def stratified_times(batch_size: int, generator: torch.Generator, *, rank: int = 0, world_size: int = 1) -> Tensor:
+    """Times `(B,)` in [0, 1), one in each of B * world_size equal strata, this process's share of them.
+
+    All processes pass generators in the same state. One common offset shifts every stratum, which cuts the variance of
+    the loss (VDM, arXiv 2107.00630, appendix I.1).
+    """
+    offset = torch.rand((), generator=generator, device=generator.device, dtype=torch.float64)
+    strata = torch.arange(batch_size, device=generator.device, dtype=torch.float64) * world_size + rank
+    return ((strata + offset) / (batch_size * world_size)).float()

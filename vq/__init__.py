@@ -1,0 +1,1 @@
+"""Pictures to codes and back; knows nothing of diffusion."""
