@@ -1,0 +1,38 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Needs python3, pip and make; uses uv where it is.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+RUN := runs/mnist
+
+.PHONY: setup demo test lint clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --allow-existing $(VENV) && \
+		uv pip install -q --python $(PYTHON) -c constraints.txt -e '.[dev,perceptual]'; \
+	else \
+		python3 -m venv $(VENV) && \
+		$(PYTHON) -m pip install -q -c constraints.txt -e '.[dev,perceptual]'; \
+	fi
+	@touch $@
+
+demo: setup
+	$(PYTHON) train.py tokenizer --config configs/mnist.yaml output_dir=$(RUN)
+	$(PYTHON) train.py prior --config configs/mnist.yaml output_dir=$(RUN)
+	$(PYTHON) sample.py grid --model $(RUN) --label 0 1 2 3 4 5 6 7 8 9 --n 100 --guidance 2 --out $(RUN)/grid.png
+	$(PYTHON) sample.py inpaint --model $(RUN) --image docs/images/digit.png --mask docs/images/digit-mask.png \
+		--n 4 --label 3 --guidance 2 --out $(RUN)/inpaint.png
+	$(PYTHON) evaluate.py --model $(RUN) --reference mnist5k --out $(RUN)/report.json
+	@echo "samples $(RUN)/grid.png   repaints $(RUN)/inpaint.png   losses $(RUN)/curves.png   scores $(RUN)/report.json"
+
+test: setup
+	$(PYTHON) -m pytest -q
+
+lint: setup
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+clean:
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
