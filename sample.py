@@ -53,9 +53,7 @@ def inpaint(args: argparse.Namespace) -> None:
         check_writable(args.images_dir / "000000.png")
     image, mask = read_image(args.image), read_image(args.mask)
     generator = ImageGenerator.from_pretrained(args.model)
-    repaints = generator.inpaint(
-        image, mask, args.n, args.label, args.steps, args.guidance, args.seed, args.sampler
-    )
+    repaints = generator.inpaint(image, mask, args.n, args.label, args.steps, args.guidance, args.seed, args.sampler)
     size = generator.tokenizer.image_size
     if image.size != (size, size):
         print(

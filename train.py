@@ -150,7 +150,12 @@ def run_stage(
     torch.manual_seed(seed + 7919 * first + accelerator.process_index)
     stage.model.train()
     bar = tqdm(
-        loader, desc=stage.name, initial=first, total=train.steps, disable=not accelerator.is_main_process, mininterval=1
+        loader,
+        desc=stage.name,
+        initial=first,
+        total=train.steps,
+        disable=not accelerator.is_main_process,
+        mininterval=1,
     )
     for step, batch in enumerate(bar, start=first):
         stage.set_learning_rate(learning_rate_scale(step, train))
@@ -193,9 +198,7 @@ def train_tokenizer(config: Any) -> None:
     training_set, held_out = load_images(config.data, "train"), load_images(config.data, "val")
     stage = TokenizerStage(config.tokenizer, config.data, accelerator)
     extra = {"data_key": training_set.fingerprint[:16], "data_source": config.data.source, "steps": train.steps}
-    run_stage(
-        stage, train, accelerator, training_set, held_out, output_dir, extra, config.seed, config.data.workers
-    )
+    run_stage(stage, train, accelerator, training_set, held_out, output_dir, extra, config.seed, config.data.workers)
 
 
 def encode_splits(config: Any, accelerator: Accelerator) -> tuple[Any, Any, Any, list[str], str]:

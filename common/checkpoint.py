@@ -47,7 +47,9 @@ def save_model(directory: Path, state: dict[str, Tensor], config: dict[str, Any]
     """Write `directory`/config.json and model.safetensors together."""
 
     def fill(beside: Path) -> None:
-        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, beside / "model.safetensors")
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in state.items()}, beside / "model.safetensors"
+        )
         (beside / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     replace_directory(directory, fill)
@@ -77,7 +79,9 @@ def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path) -> N
     for name in sorted(own.keys() | state.keys()):
         if name not in state or name not in own:
             where = "missing from" if name not in state else "unknown in"
-            raise UserError(f"{source} does not fit this model: '{name}' is {where} it; is config.json from another run?")
+            raise UserError(
+                f"{source} does not fit this model: '{name}' is {where} it; is config.json from another run?"
+            )
         if own[name].shape != state[name].shape:
             raise UserError(
                 f"{source} does not fit this model: '{name}' has shape {list(state[name].shape)}, "
@@ -140,7 +144,9 @@ def read_progress(checkpoint: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((checkpoint / "progress.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint} is not a checkpoint (no readable progress.json): name a step-N folder") from error
+        raise UserError(
+            f"{checkpoint} is not a checkpoint (no readable progress.json): name a step-N folder"
+        ) from error
 
 
 def load_checkpoint(accelerator: Accelerator, ema: AveragedModel, checkpoint: Path) -> None:

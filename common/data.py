@@ -114,10 +114,14 @@ def _mnist5k(config: DataConfig, split: str, flip: bool) -> ImageData:
     pixels = torch.from_numpy(table[:, :-1].astype(np.uint8)).view(-1, 1, 28, 28)
     pixels = torch.nn.functional.pad(pixels, (2, 2, 2, 2)).expand(-1, config.channels, -1, -1)
     # Fixed and stratified: the same 50 of each digit's 500 are held out in every run.
-    order = torch.cat([
-        torch.nonzero(labels == digit).flatten()[torch.randperm(500, generator=torch.Generator().manual_seed(digit))]
-        for digit in range(10)
-    ]).view(10, 500)
+    order = torch.cat(
+        [
+            torch.nonzero(labels == digit).flatten()[
+                torch.randperm(500, generator=torch.Generator().manual_seed(digit))
+            ]
+            for digit in range(10)
+        ]
+    ).view(10, 500)
     chosen = (order[:, 50:] if split == "train" else order[:, :50]).flatten()
     fingerprint = hashlib.sha256(f"mnist5k 1 {split} {config.channels} {flip}".encode()).hexdigest()
     return ImageData(pixels[chosen].contiguous(), labels[chosen], [str(d) for d in range(10)], fingerprint, [], flip)
@@ -159,9 +163,7 @@ def _read_pictures(root: Path, found: list[Path], config: DataConfig, flip: bool
     for file in kept:
         stat = file.stat()
         digest.update(f"{file.relative_to(root).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return ImageData(
-        pixels.permute(0, 3, 1, 2).contiguous(), labels, class_names, digest.hexdigest(), skipped, flip
-    )
+    return ImageData(pixels.permute(0, 3, 1, 2).contiguous(), labels, class_names, digest.hexdigest(), skipped, flip)
 
 
 class StepSampler(Sampler[list[int]]):
@@ -172,10 +174,19 @@ class StepSampler(Sampler[list[int]]):
     """
 
     def __init__(
-        self, length: int, batch_size: int, seed: int, start_step: int, stop_step: int, rank: int = 0, world_size: int = 1
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        start_step: int,
+        stop_step: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         if batch_size % world_size:
-            raise UserError(f"batch_size {batch_size} does not divide among {world_size} processes: change train.batch_size")
+            raise UserError(
+                f"batch_size {batch_size} does not divide among {world_size} processes: change train.batch_size"
+            )
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.steps, self.rank, self.world_size = range(start_step, stop_step), rank, world_size
 

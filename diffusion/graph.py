@@ -79,10 +79,8 @@ class Absorbing:
         return torch.cat([value, torch.zeros_like(value[..., :1])], dim=-1)
 
     def _check(self, codes: Tensor, sigma: Tensor | None = None) -> None:
-        if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) <= self.mask_state):
-            raise ValueError(
-                f"codes must lie in [0, {self.mask_state}], got {int(codes.min())} to {int(codes.max())}"
-            )
+        if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) <= self.mask_state):
+            raise ValueError(f"codes must lie in [0, {self.mask_state}], got {int(codes.min())} to {int(codes.max())}")
         if sigma is not None and bool((sigma < 0).any()):
             raise ValueError(f"sigma must not be negative, got {float(sigma.min())}")
 

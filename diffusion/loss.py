@@ -35,9 +35,7 @@ def score_entropy(graph: Absorbing, log_score: Tensor, sigma: Tensor, noised: Te
     return torch.where(noised == graph.mask_state, value, 0.0)
 
 
-def score_entropy_from_logits(
-    graph: Absorbing, logits: Tensor, sigma: Tensor, noised: Tensor, clean: Tensor
-) -> Tensor:
+def score_entropy_from_logits(graph: Absorbing, logits: Tensor, sigma: Tensor, noised: Tensor, clean: Tensor) -> Tensor:
     """`score_entropy` of the normalised score as a weighted cross entropy (RADD, arXiv 2406.03736, theorem 2).
 
     -ln p(x0) / (e^sigma - 1) at masked positions and 0 elsewhere: the same number, without the dense score.

@@ -155,9 +155,7 @@ class ImageGenerator:
             predict, self.graph, self.noise, self.grid, generators, num_inference_steps, self.device, project, on_step
         )
 
-    def _labels(
-        self, wanted: int | Sequence[int] | None, generators: Sequence[torch.Generator], first: int
-    ) -> Tensor:
+    def _labels(self, wanted: int | Sequence[int] | None, generators: Sequence[torch.Generator], first: int) -> Tensor:
         count = len(self.class_names)
         if wanted is None:
             if not count:
@@ -205,7 +203,9 @@ class ImageGenerator:
         box = repaint_window(mask)
         size, channels = self.tokenizer.image_size, self.tokenizer.channels
         window = to_tensor(crop_extended(to_model_mode(image, channels), box), channels)[None]
-        hidden = torch.from_numpy(np.array(crop_extended(Image.fromarray(mask.astype(np.uint8) * 255), box, fill=0)) > 0)[None]
+        hidden = torch.from_numpy(
+            np.array(crop_extended(Image.fromarray(mask.astype(np.uint8) * 255), box, fill=0)) > 0
+        )[None]
         window = blank_hidden(window, hidden)
         if window.shape[-1] != size:
             window = F.interpolate(window, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
@@ -214,7 +214,13 @@ class ImageGenerator:
         hidden_codes = mask_to_codes(hidden, self.tokenizer.downsample).to(self.device)
         known = self.tokenizer.encode(window.to(self.device))
         codes = self.generate_codes(
-            n, class_labels, num_inference_steps, guidance_scale, seed, sampler, project=known_codes(known, hidden_codes)
+            n,
+            class_labels,
+            num_inference_steps,
+            guidance_scale,
+            seed,
+            sampler,
+            project=known_codes(known, hidden_codes),
         )
         return [set_back(image, mask, painted, box) for painted in to_pil(self.tokenizer.decode(codes))]
 

@@ -134,5 +134,3 @@ def known_codes(known: Tensor, hidden: Tensor) -> Projection:
         return torch.where(hidden, codes, known)
 
     return project
-
-

@@ -87,7 +87,11 @@ class PriorStage:
         self.accelerator, self.train, self.seed = accelerator, config.train, seed
         self.label_dropout = config.label_dropout
         architecture = {key: value for key, value in asdict(config).items() if key != "train"}
-        self.model_config = architecture | {"codebook_size": codebook_size, "grid": list(grid), "class_names": class_names}
+        self.model_config = architecture | {
+            "codebook_size": codebook_size,
+            "grid": list(grid),
+            "class_names": class_names,
+        }
         self.graph = build_graph(config.graph, codebook_size)
         self.noise = build_noise(config.noise)
         model = build_prior(self.model_config)

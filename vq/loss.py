@@ -27,7 +27,9 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         if self.perceptual not in PERCEPTUAL:
-            raise ValueError(f"tokenizer.loss.perceptual must be one of {', '.join(PERCEPTUAL)}, got '{self.perceptual}'")
+            raise ValueError(
+                f"tokenizer.loss.perceptual must be one of {', '.join(PERCEPTUAL)}, got '{self.perceptual}'"
+            )
 
 
 class EfficientNetDistance(nn.Module):

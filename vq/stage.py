@@ -64,7 +64,11 @@ class TokenizerStage:
         loss_l1 = F.l1_loss(image, images)
         loss_perceptual = self.perceptual(image, images).mean() if self.perceptual is not None else image.new_zeros(())
         (gradient,) = torch.autograd.grad(loss_l1 + self.loss.perceptual_weight * loss_perceptual, image)
-        metrics = {"loss_reconstruction": loss_l1, "loss_perceptual": loss_perceptual, "loss_commitment": quantizer_loss}
+        metrics = {
+            "loss_reconstruction": loss_l1,
+            "loss_perceptual": loss_perceptual,
+            "loss_commitment": quantizer_loss,
+        }
         if adversarial:
             discriminator = self.accelerator.unwrap_model(self.discriminator)
             loss_adversarial = -discriminator(image).mean()

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+
+import train
+from common.config import load_config
+from common.errors import UserError
+
+MNIST = Path("configs/mnist.yaml")
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=str)
+def test_every_configuration_loads(path):
+    assert load_config(train.run_schema(), path).output_dir
+
+
+def test_overrides_act():
+    config = load_config(train.run_schema(), MNIST, ["prior.width=64", "tokenizer.train.learning_rate=1e-4"])
+    assert config.prior.width == 64 and config.tokenizer.train.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("prior.widht=64", "nearest valid one is 'prior.width'"),
+        ("prior.width=wide", "prior.width"),
+        ("prior.width", "section.key=value"),
+        ("prior.train.steps=0", "at least 1"),
+        ("prior.noise=pink", "noise must be one of"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_them(override, said):
+    with pytest.raises(UserError, match=said) as caught:
+        load_config(train.run_schema(), MNIST, [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(UserError, match="no configuration file"):
+        load_config(train.run_schema(), tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1, 2")
+    with pytest.raises(UserError, match="YAML"):
+        load_config(train.run_schema(), tmp_path / "broken.yaml")

@@ -1,0 +1,89 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.data import DataConfig, StepSampler, load_folder, load_images
+from common.errors import UserError
+from common.imageio import read_image, save_png, to_pil, to_tensor
+
+
+def test_digits_are_split_fixed_and_stratified():
+    train, val = load_images(DataConfig(), "train"), load_images(DataConfig(), "val")
+    assert (len(train), len(val)) == (4500, 500)
+    assert val.labels.bincount().tolist() == [50] * 10
+    assert not {p.numpy().tobytes() for p in val.pixels} & {p.numpy().tobytes() for p in train.pixels}
+    image, label = val[0]
+    assert image.shape == (1, 32, 32) and image.min() == -1 and image.max() > 0.9 and label == 0
+    assert bool((val.pixels[..., :2, :] == 0).all())
+
+
+def make_pictures(folder, names, size=(40, 30)):
+    folder.mkdir(parents=True)
+    for index, name in enumerate(names):
+        Image.new("RGB", size, (index, 100, 200)).save(folder / name)
+
+
+def test_folder_with_classes_any_mode_and_one_broken_file(tmp_path, caplog):
+    make_pictures(tmp_path / "cat", ["a.png"])
+    (tmp_path / "dog").mkdir()
+    Image.new("RGBA", (9, 20), (255, 0, 0, 0)).save(tmp_path / "dog" / "clear.png")
+    Image.fromarray(np.full((8, 8), 65535, np.uint16)).save(tmp_path / "dog" / "deep.png")
+    (tmp_path / "dog" / "broken.png").write_bytes(b"not a picture")
+    with caplog.at_level(logging.WARNING):
+        data = load_folder(tmp_path, 16, 3)
+    assert data.class_names == ["cat", "dog"] and data.labels.tolist() == [0, 1, 1]
+    assert [p.name for p in data.skipped] == ["broken.png"]
+    assert sum("broken.png" in record.message for record in caplog.records) == 1
+    assert bool((data.pixels[1:] == 255).all())  # transparency over white; 16 bits scaled down
+
+
+def test_flat_folder_is_split_once_and_for_all(tmp_path):
+    make_pictures(tmp_path / "flat", [f"{i}.png" for i in range(40)])
+    config = DataConfig(source="folder", path=str(tmp_path / "flat"), image_size=8, channels=3, holdout=0.3)
+    train, val = load_images(config, "train"), load_images(config, "val")
+    assert len(train) + len(val) == 40 and 4 <= len(val) <= 20 and train.class_names == []
+    reds = [set(split.pixels[:, 0, 0, 0].tolist()) for split in (train, val)]
+    assert not reds[0] & reds[1]
+    assert train.fingerprint != val.fingerprint
+
+
+def test_empty_and_missing_folders(tmp_path):
+    with pytest.raises(UserError, match="no pictures"):
+        load_folder(tmp_path, 8, 3)
+    with pytest.raises(UserError, match="no folder"):
+        load_images(DataConfig(source="folder", path=str(tmp_path / "none")), "train")
+
+
+def test_resumed_batches_are_those_of_an_unbroken_run():
+    whole = list(StepSampler(10, 4, seed=1, start_step=0, stop_step=9))
+    assert list(StepSampler(10, 4, seed=1, start_step=5, stop_step=9)) == whole[5:]
+    assert sorted(sum(whole[:5], [])) == sorted([*range(10)] * 2)  # two whole epochs
+
+
+def test_processes_share_the_global_batch():
+    whole = list(StepSampler(10, 4, 1, 0, 3))
+    ranks = [list(StepSampler(10, 4, 1, 0, 3, rank, 2)) for rank in (0, 1)]
+    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == [sorted(batch) for batch in whole]
+    with pytest.raises(UserError, match="processes"):
+        StepSampler(10, 3, 1, 0, 3, 0, 2)
+
+
+def test_pixels_survive_the_round_trip_and_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    image = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    (again,) = to_pil(to_tensor(image, 1)[None])
+    assert np.array_equal(np.asarray(again), np.asarray(image))
+    save_png(image, tmp_path / "a.png", {"seed": "3"})
+    assert Image.open(tmp_path / "a.png").text["seed"] == "3"
+
+    def fail(self, fp, **_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(UserError, match="No space"):
+        save_png(Image.new("L", (2, 2)), tmp_path / "a.png")
+    monkeypatch.undo()
+    assert read_image(tmp_path / "a.png").size == (16, 16)
+    assert torch.equal(to_tensor(read_image(tmp_path / "a.png"), 1), to_tensor(image, 1))

@@ -1,0 +1,41 @@
+import math
+
+import torch
+
+from common.metrics import EfficientNetFeatures, codebook_use, frechet_distance, psnr, ssim
+
+
+def test_psnr_by_hand():
+    # a difference of 0.2 on a range of 2 is 0.1 of the range: 20 dB
+    torch.testing.assert_close(psnr(torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.2)), torch.tensor([20.0]))
+
+
+def test_ssim_of_constants_by_formula_and_one_for_equal_pictures():
+    picture = torch.rand(1, 3, 20, 20)
+    torch.testing.assert_close(ssim(picture, picture), torch.ones(1))
+    a, b = 0.25, 0.75  # in [0, 1]; without variance only the brightness term is left
+    wanted = (2 * a * b + 1e-4) / (a * a + b * b + 1e-4)
+    got = ssim(torch.full((1, 1, 16, 16), 2 * a - 1).double(), torch.full((1, 1, 16, 16), 2 * b - 1).double())
+    torch.testing.assert_close(got, torch.tensor([wanted], dtype=torch.float64))
+
+
+def test_codebook_use():
+    use = codebook_use(torch.tensor([5, 5, 0, 0]))
+    assert use["codes_used"] == 0.5 and math.isclose(use["perplexity"], 2.0)
+
+
+def test_frechet_distance_against_the_general_formula():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(50, 4, generator=generator).double(), torch.randn(70, 4, generator=generator).double() * 2 + 1
+    covariances = torch.cov(a.T), torch.cov(b.T)
+    root = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.sqrt().sum()
+    wanted = (a.mean(0) - b.mean(0)).square().sum() + covariances[0].trace() + covariances[1].trace() - 2 * root
+    torch.testing.assert_close(frechet_distance(a, b), wanted.item())
+    assert abs(frechet_distance(a, a)) < 1e-9
+
+
+def test_features_do_not_move_in_training_mode():
+    network = EfficientNetFeatures().train()
+    images = torch.rand(2, 1, 32, 32)
+    assert network(images).shape == (2, 1280) and torch.equal(network(images), network(images))
+    assert [m.shape[-1] for m in network.stages(images)] == [16, 8, 4]
