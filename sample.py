@@ -82,7 +82,7 @@ def describe(args: argparse.Namespace) -> dict[str, str]:
 
 def main(argv: Sequence[str]) -> None:
     """Parse the command line and run one command."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = ArgumentParser(add_help=False)
     common.add_argument("--model", type=Path, required=True, help="a model directory, such as runs/mnist")
     common.add_argument("--out", type=Path, required=True, help="the PNG to write")
     common.add_argument("--label", type=int, nargs="+", help="class number, or several, taken in turn; default: random")

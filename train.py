@@ -259,7 +259,7 @@ def main(argv: Sequence[str]) -> None:
     from common.checkpoint import write_text
     from common.config import load_config, to_yaml
 
-    config = load_config(run_schema(), args.config, args.overrides)
+    config: Any = load_config(run_schema(), args.config, args.overrides)
     write_text(Path(config.output_dir) / "config.yaml", to_yaml(config))
     STAGES[args.stage](config)
 

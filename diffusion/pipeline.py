@@ -105,7 +105,7 @@ class ImageGenerator:
         seed: int = 0,
         sampler: str = "tweedie",
         batch_size: int = 64,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> list[Image.Image]:
         """Draw `n` pictures; several labels are taken in turn, None draws them uniformly.
 

@@ -100,7 +100,7 @@ class PriorStage:
         optimizer = torch.optim.AdamW(
             model.parameters(),
             lr=config.train.learning_rate,
-            betas=tuple(config.train.betas),
+            betas=(config.train.betas[0], config.train.betas[1]),
             weight_decay=config.train.weight_decay,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)

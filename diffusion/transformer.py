@@ -89,6 +89,8 @@ class Block(nn.Module):
 class SigmaEmbedding(nn.Module):
     """Sinusoids of log(1 + sigma), then two layers: `(B,) -> (B, D)`."""
 
+    frequency: Tensor
+
     def __init__(self, width: int, frequencies: int = 64) -> None:
         super().__init__()
         self.register_buffer("frequency", torch.logspace(-1, 2, frequencies), persistent=False)
@@ -139,6 +141,9 @@ class Transformer2D(nn.Module):
         self._set_angles(*grid)
         self._initialise()
 
+    cos: Tensor
+    sin: Tensor
+
     def _set_angles(self, height: int, width: int) -> None:
         angles = axial_rotary_angles(height, width, self.head_dim)
         device = self.head.weight.device
@@ -154,7 +159,8 @@ class Transformer2D(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         # Zero: every block starts as the identity, and the first prediction is uniform.
-        for layer in [*(block.modulation for block in self.blocks), self.final_modulation, self.head]:
+        modulations = [block.modulation for block in self.blocks if isinstance(block, Block)]
+        for layer in [*modulations, self.final_modulation, self.head]:
             nn.init.zeros_(layer.weight)
 
     def forward(self, codes: Tensor, sigma: Tensor | None = None, labels: Tensor | None = None) -> Tensor:

@@ -102,6 +102,7 @@ class TokenizerStage:
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
         """PSNR in dB, share of codes used and perplexity on held-out pictures, with the averaged weights."""
         tokenizer = self.ema.module.eval()
+        assert isinstance(tokenizer, Tokenizer)
         counts = torch.zeros(tokenizer.codebook_size, dtype=torch.int64)
         decibels = []
         for images, _ in loader:
@@ -113,4 +114,6 @@ class TokenizerStage:
 
     def export(self, directory: Path, extra: dict[str, Any]) -> None:
         """Write config.json and the averaged weights."""
-        self.ema.module.save(directory, {"perceptual": self.perceptual_name} | extra)
+        tokenizer = self.ema.module
+        assert isinstance(tokenizer, Tokenizer)
+        tokenizer.save(directory, {"perceptual": self.perceptual_name} | extra)

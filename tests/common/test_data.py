@@ -60,7 +60,7 @@ def test_empty_and_missing_folders(tmp_path):
 def test_resumed_batches_are_those_of_an_unbroken_run():
     whole = list(StepSampler(10, 4, seed=1, start_step=0, stop_step=9))
     assert list(StepSampler(10, 4, seed=1, start_step=5, stop_step=9)) == whole[5:]
-    assert sorted(sum(whole[:5], [])) == sorted([*range(10)] * 2)  # two whole epochs
+    assert sorted(i for batch in whole[:5] for i in batch) == sorted([*range(10)] * 2)  # two whole epochs
 
 
 def test_processes_share_the_global_batch():
