@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -260,7 +261,8 @@ def main(argv: Sequence[str]) -> None:
     from common.config import load_config, to_yaml
 
     config: Any = load_config(run_schema(), args.config, args.overrides)
-    write_text(Path(config.output_dir) / "config.yaml", to_yaml(config))
+    if os.environ.get("RANK", "0") == "0":  # one process writes: two would rename the same file away from each other
+        write_text(Path(config.output_dir) / "config.yaml", to_yaml(config))
     STAGES[args.stage](config)
 
 
