@@ -106,7 +106,7 @@ class Transformer2D(nn.Module):
 
     Args:
         vocab_size: V; inputs may also hold the mask state V.
-        grid: (h, w) of the training grids; other sizes run too, their positions being extrapolated.
+        grid: (h, w) of the training grids; other sizes run too: rotations go on, position vectors are stretched.
         num_classes: C; 0 for a model without classes. Label C is "no class" (for guidance).
         time_conditioned: whether sigma enters. Off by default: for absorbing diffusion the exact answer does not depend
             on time (RADD, arXiv 2406.03736), and sigma is then ignored.
@@ -132,6 +132,9 @@ class Transformer2D(nn.Module):
         self.vocab_size, self.num_classes, self.grid = vocab_size, num_classes, grid
         self.head_dim = width // heads
         self.code_embedding = nn.Embedding(vocab_size + 1, width)
+        # Rotations tell positions apart only by what stands there: on an all-masked grid, where sampling begins, every
+        # position would get the same answer. So each position also has a vector of its own.
+        self.position = nn.Parameter(torch.empty(width, *grid))  # (D, h, w)
         self.label_embedding = nn.Embedding(num_classes + 1, width)
         self.sigma_embedding = SigmaEmbedding(width) if time_conditioned else None
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
@@ -158,6 +161,7 @@ class Transformer2D(nn.Module):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(self.position, std=0.02)
         # Zero: every block starts as the identity, and the first prediction is uniform.
         modulations = [block.modulation for block in self.blocks if isinstance(block, Block)]
         for layer in [*modulations, self.final_modulation, self.head]:
@@ -180,7 +184,10 @@ class Transformer2D(nn.Module):
             condition = condition + self.sigma_embedding(sigma)
         condition = F.silu(condition)
 
-        x = self.code_embedding(codes.flatten(1))  # (B, N, D)
+        position = self.position
+        if (height, width) != self.grid:
+            position = F.interpolate(position[None], (height, width), mode="bicubic")[0]
+        x = self.code_embedding(codes.flatten(1)) + position.flatten(1).T  # (B, N, D)
         for block in self.blocks:
             x = block(x, condition, self.cos, self.sin)
         shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)

@@ -54,3 +54,13 @@ def test_rotary_products_depend_on_offsets_alone():
 def test_bad_width():
     with pytest.raises(ValueError, match="multiple"):
         Transformer2D(vocab_size=5, grid=(3, 4), width=30, heads=4)
+
+
+def test_an_all_masked_grid_tells_positions_apart():
+    model = perturbed()
+    logits = model(torch.full((1, 3, 4), 5))[0].flatten(0, 1)  # (N, V)
+    assert all(not torch.allclose(a, b) for i, a in enumerate(logits) for b in logits[:i])
+
+
+def test_other_grids_than_trained():
+    assert perturbed()(torch.zeros(1, 5, 6, dtype=torch.int64)).shape == (1, 5, 6, 5)
