@@ -118,10 +118,10 @@ def update(bar: Any, pictures: Tensor) -> Tensor:
 
 def score_images(args: argparse.Namespace) -> dict[str, Any]:
     """Frechet distance of a folder of pictures, at the size of its first."""
-    from common.data import _find, load_folder
+    from common.data import find_pictures, load_folder
     from common.imageio import read_image
 
-    size = min(read_image(_find(args.images)[0]).size)
+    size = min(read_image(find_pictures(args.images)[0]).size)
     pictures, reference = load_folder(args.images, size, 3), load_reference(args.reference, size, 3)
     return {"images": str(args.images), "samples": frechet(pictures.pixels, reference.pixels, args.reference)}
 

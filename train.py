@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Dataset
 
     from common.config import TrainConfig
-    from common.data import DataConfig
+    from common.data import DataConfig, ImageData
 
 
 def run_schema() -> type:
@@ -107,6 +107,7 @@ def run_stage(
     from common.checkpoint import checkpoint_folder, load_checkpoint, read_progress, save_checkpoint
     from common.curves import draw_curves
     from common.data import StepSampler
+    from common.model_card import write_model_card
 
     first, checkpoint = start_step(train, output_dir, stage.name)
     if checkpoint is not None:
@@ -179,24 +180,34 @@ def run_stage(
         scores = stage.evaluate(evaluation)
         note(train.steps, {f"held_out_{name}": value for name, value in scores.items()})
         stage.export(output_dir / stage.name, extra | {"held_out": scores})
+        write_model_card(output_dir)
         draw_curves(output_dir / "logs", output_dir / "curves.png")
         accelerator.print(f"{stage.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
+def load_split(config: DataConfig, split: str, accelerator: Accelerator) -> ImageData:
+    """One split of the pictures; says how many there are, and how many files did not decode."""
+    from common.data import load_images
+
+    images = load_images(config, split)
+    skipped = f", {len(images.skipped)} files skipped" if images.skipped else ""
+    accelerator.print(f"{config.source} {split}: {len(images)} pictures{skipped}")
+    return images
+
+
 def train_tokenizer(config: Any) -> None:
     """Train the tokenizer that `config` describes into output_dir/tokenizer."""
     from accelerate.utils import set_seed
 
-    from common.data import load_images
     from vq.stage import TokenizerStage
 
     output_dir = Path(config.output_dir)
     train = config.tokenizer.train
     accelerator = build_accelerator(train, output_dir)
     set_seed(config.seed)
-    training_set, held_out = load_images(config.data, "train"), load_images(config.data, "val")
+    training_set, held_out = (load_split(config.data, split, accelerator) for split in ("train", "val"))
     stage = TokenizerStage(config.tokenizer, config.data, accelerator)
     extra = {"data_key": training_set.fingerprint[:16], "data_source": config.data.source, "steps": train.steps}
     run_stage(stage, train, accelerator, training_set, held_out, output_dir, extra, config.seed, config.data.workers)
@@ -204,7 +215,6 @@ def train_tokenizer(config: Any) -> None:
 
 def encode_splits(config: Any, accelerator: Accelerator) -> tuple[Any, Any, Any, list[str], str]:
     """Codes of both splits, made where they are missing; also the tokenizer, class names and the codes' key."""
-    from common.data import load_images
     from diffusion.codes import codes_key, encode_images
     from vq.tokenizer import Tokenizer
 
@@ -212,8 +222,7 @@ def encode_splits(config: Any, accelerator: Accelerator) -> tuple[Any, Any, Any,
     tokenizer = Tokenizer.load(directory).to(accelerator.device)
     encoded, names, key = {}, [], ""
     for split in ("train", "val"):
-        data: DataConfig = config.data
-        images = load_images(data, split)
+        images = load_split(config.data, split, accelerator)
         split_key = codes_key(directory / "model.safetensors", images.fingerprint)
         folder = Path(config.output_dir) / "codes" / split_key
         encoded[split] = encode_images(images, tokenizer.encode, tokenizer.codebook_size, folder, accelerator)

@@ -73,6 +73,23 @@ def read_model(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, state
 
 
+def model_directory(model: str | Path) -> Path:
+    """The folder of `model`: itself, or for "hf:owner/name" a copy of that repository. Raises UserError where there is none."""
+    if not str(model).startswith("hf:"):
+        if not Path(model).is_dir():
+            raise UserError(f"no model directory {model}: give the output_dir of a training run, or hf:owner/name")
+        return Path(model)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository = str(model).removeprefix("hf:")
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["*/config.json", "*/model.safetensors", "README.md"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot fetch {model} ({reason}): check the name and the network, or give a folder") from error
+
+
 def load_weights(module: nn.Module, state: dict[str, Tensor], source: Path) -> None:
     """Load `state` strictly. Raises UserError naming the first key or shape that does not fit."""
     own = module.state_dict()

@@ -81,8 +81,10 @@ def load_images(config: DataConfig, split: str) -> ImageData:
     if not config.path or not root.is_dir():
         raise UserError(f"no folder '{config.path}': set data.path to a folder of pictures")
     if (root / "train").is_dir() and (root / "val").is_dir():
-        return _read_pictures(root / split, _find(root / split), config, flip)
-    found = [file for file in _find(root) if (_share(file.relative_to(root)) < config.holdout) == (split == "val")]
+        return _read_pictures(root / split, find_pictures(root / split), config, flip)
+    found = [
+        file for file in find_pictures(root) if (_share(file.relative_to(root)) < config.holdout) == (split == "val")
+    ]
     if not found:
         raise UserError(f"too few pictures in {root} for the {split} split: change data.holdout or add pictures")
     return _read_pictures(root, found, config, flip)
@@ -91,7 +93,7 @@ def load_images(config: DataConfig, split: str) -> ImageData:
 def load_folder(path: str | Path, image_size: int, channels: int) -> ImageData:
     """All pictures under `path`, without a split."""
     config = DataConfig(source="folder", path=str(path), image_size=image_size, channels=channels)
-    return _read_pictures(Path(path), _find(Path(path)), config, flip=False)
+    return _read_pictures(Path(path), find_pictures(Path(path)), config, flip=False)
 
 
 def fit_square(image: Image.Image, size: int, channels: int) -> Image.Image:
@@ -127,7 +129,8 @@ def _mnist5k(config: DataConfig, split: str, flip: bool) -> ImageData:
     return ImageData(pixels[chosen].contiguous(), labels[chosen], [str(d) for d in range(10)], fingerprint, [], flip)
 
 
-def _find(root: Path) -> list[Path]:
+def find_pictures(root: Path) -> list[Path]:
+    """All files under `root` with a picture's suffix, sorted. Raises UserError where there are none."""
     if not root.is_dir():
         raise UserError(f"no folder '{root}': check the path")
     found = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())

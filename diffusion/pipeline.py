@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from common.checkpoint import load_weights, read_model
+from common.checkpoint import load_weights, model_directory, read_model
 from common.errors import UserError
 from common.imageio import to_model_mode, to_pil, to_tensor
 from diffusion.graph import build_graph
@@ -74,12 +74,13 @@ class ImageGenerator:
 
     @classmethod
     def from_pretrained(cls, model: str | Path, device: str | torch.device | None = None) -> ImageGenerator:
-        """Read a model directory (DIR/tokenizer and DIR/prior). Raises UserError where it is missing or does not fit."""
+        """Read a model directory (DIR/tokenizer and DIR/prior), or "hf:owner/name" from the Hugging Face Hub.
+
+        Raises UserError where it is missing or does not fit.
+        """
         from vq.tokenizer import Tokenizer  # the one place where the packages meet
 
-        directory = Path(model)
-        if not directory.is_dir():
-            raise UserError(f"no model directory {directory}: give the output_dir of a training run")
+        directory = model_directory(model)
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         tokenizer = Tokenizer.load(directory / "tokenizer").to(device)

@@ -184,7 +184,7 @@ class Transformer2D(nn.Module):
             condition = condition + self.sigma_embedding(sigma)
         condition = F.silu(condition)
 
-        position = self.position
+        position: Tensor = self.position
         if (height, width) != self.grid:
             position = F.interpolate(position[None], (height, width), mode="bicubic")[0]
         x = self.code_embedding(codes.flatten(1)) + position.flatten(1).T  # (B, N, D)

@@ -23,7 +23,7 @@ CONFIG = ["--config", "configs/mnist.yaml"]
 def test_training_leaves_a_whole_directory(tiny_run):
     for name in (
         "tokenizer/config.json", "tokenizer/model.safetensors", "prior/config.json", "prior/model.safetensors",
-        "curves.png", "config.yaml", "logs/prior.jsonl", "checkpoints/prior/step-4/progress.json",
+        "README.md", "curves.png", "config.yaml", "logs/prior.jsonl", "checkpoints/prior/step-4/progress.json",
     ):  # fmt: skip
         assert (tiny_run / name).is_file(), name
     assert json.loads((tiny_run / "tokenizer/config.json").read_text())["perceptual"] == "none"
@@ -100,8 +100,25 @@ def test_evaluation_writes_a_report(tiny_run, tmp_path):
     assert run_cli(evaluate.main, [*arguments, "--out", str(out)]) == 0
     report = json.loads(out.read_text())
     assert report["samples"]["extractor"] == "efficientnet_lite0@64" and report["samples"]["pictures"] == 20
-    assert report["samples"]["frechet_distance"] > report["reconstruction"]["frechet"]["frechet_distance"] * 0 > -1
+    for part in (report["samples"], report["reconstruction"]["frechet"]):
+        assert part["frechet_distance"] > 1 and part["reference_pictures"] == 500
+    assert 0 < report["reconstruction"]["psnr_db"] < 30 and 0 < report["reconstruction"]["codes_used"] <= 1
     assert 0 < report["likelihood"]["bits_per_code_bound"] < 10
+
+
+def test_a_folder_is_at_distance_zero_from_itself_and_far_from_another(tmp_path):
+    for name, bright in (("dark", 0), ("light", 100)):
+        for index in range(4):
+            noise = np.random.default_rng(index).integers(bright, bright + 100, (32, 32, 3), np.uint8)
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(noise).save(tmp_path / name / f"{index}.png")
+    out = tmp_path / "report.json"
+    distances = []
+    for reference in ("dark", "light"):
+        arguments = ["--images", str(tmp_path / "dark"), "--reference", str(tmp_path / reference), "--out", str(out)]
+        assert run_cli(evaluate.main, arguments) == 0
+        distances.append(json.loads(out.read_text())["samples"]["frechet_distance"])
+    assert abs(distances[0]) < 1e-3 < 1 < distances[1]
 
 
 def bad_inputs(run: Path, tmp: Path) -> dict[str, tuple]:

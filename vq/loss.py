@@ -52,19 +52,27 @@ class EfficientNetDistance(nn.Module):
 
 
 class LPIPSDistance(nn.Module):
-    """LPIPS with its VGG-16 backbone (arXiv 1801.03924), in float32."""
+    """LPIPS with its VGG-16 backbone (arXiv 1801.03924), in float32, safe to differentiate.
+
+    The package's own forward has a NaN gradient where a position's features are all zero; this one takes its networks
+    and normalises with an epsilon under which zero features stay zero.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         import lpips
 
-        self.network = lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False)
+        self.network = lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Distances `(B,)` of images `(B, C, H, W)` in [-1, 1]."""
+        """Distances `(B,)` of images `(B, C, H, W)` in [-1, 1], C = 1 or 3."""
         with torch.autocast(first.device.type, enabled=False):
-            a, b = (x.float().expand(-1, 3, -1, -1) for x in (first, second))
-            return self.network(a, b).flatten()
+            a, b = (self.network.scaling_layer(x.float().expand(-1, 3, -1, -1)) for x in (first, second))
+            total = a.new_zeros(len(a))
+            for x, y, head in zip(self.network.net(a), self.network.net(b), self.network.lins, strict=True):
+                difference = F.normalize(x, dim=1, eps=1e-3) - F.normalize(y, dim=1, eps=1e-3)
+                total = total + head(difference.square()).mean((1, 2, 3))
+            return total
 
 
 def build_perceptual(name: str) -> tuple[nn.Module | None, str]:

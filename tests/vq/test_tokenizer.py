@@ -90,3 +90,28 @@ def test_bad_configurations():
         TokenizerConfig(downsample=8)
     with pytest.raises(UserError, match="multiple"):
         Tokenizer(TokenizerConfig(), image_size=30, channels=1)
+
+
+def test_lpips_is_zero_only_for_equals_and_blank_pictures_have_a_finite_gradient(monkeypatch):
+    import lpips
+
+    torch.manual_seed(0)
+    # Its backbone cannot be had in a test; a random one of the same shape shows the path.
+    original = lpips.LPIPS
+    monkeypatch.setattr("lpips.LPIPS", lambda net, verbose: original(net=net, verbose=verbose, pnet_rand=True))
+    distance, name = build_perceptual("lpips")
+    assert name == "lpips" and not any(parameter.requires_grad for parameter in distance.parameters())
+    images = torch.rand(2, 1, 32, 32) * 2 - 1
+    assert distance(images, images).abs().max() == 0 and distance(images, -images).min() > 0
+    # the package's value for usual features
+    package = original(net="vgg", verbose=False, pnet_rand=True).eval()
+    package.net, package.lins = distance.network.net, distance.network.lins
+    wide = images.expand(-1, 3, -1, -1)
+    torch.testing.assert_close(distance(images, -images), package(wide, -wide).flatten(), rtol=1e-2, atol=1e-4)
+    for module in distance.network.net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.zeros_(module.weight)
+            nn.init.constant_(module.bias, -1.0)  # all features zero
+    blank = torch.zeros(1, 1, 32, 32, requires_grad=True)
+    distance(blank, blank.detach() + 0.5).sum().backward()
+    assert bool(blank.grad.isfinite().all())

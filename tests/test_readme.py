@@ -1,0 +1,49 @@
+"""What the README tells people to type is run, on a tiny model."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import evaluate
+import sample
+import train
+from common.errors import run_cli
+from tests.tiny import TINY
+
+PROGRAMS = {"train.py": train.main, "sample.py": sample.main, "evaluate.py": evaluate.main}
+README = Path("README.md").read_text(encoding="utf-8")
+CODE = "\n".join(line[4:] for line in README.splitlines() if line.startswith("    "))
+
+
+def test_commands(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for index in range(12):
+        noise = np.random.default_rng(index).integers(0, 256, (70, 64, 3), np.uint8)
+        Image.fromarray(noise).save(pictures / f"{index}.png")
+    commands = re.findall(r"^python (\S+\.py) (.*)$", CODE.replace("\\\n", " "), flags=re.MULTILINE)
+    assert len(commands) >= 7
+    for program, rest in commands:
+        arguments = [
+            word.replace("runs/", f"{tmp_path}/runs/").replace("PICTURES", str(pictures)) for word in shlex.split(rest)
+        ]
+        if program == "train.py":
+            where = [] if "output_dir=" in rest else [f"output_dir={tmp_path}/runs/mnist"]
+            arguments += [*where, *TINY, "tokenizer.train.batch_size=4", "prior.train.batch_size=4"]
+        if "--out" in arguments:
+            out = arguments.index("--out") + 1
+            arguments[out] = str(tmp_path / arguments[out])
+        assert run_cli(PROGRAMS[program], arguments) == 0, (program, arguments)
+        assert "--out" not in arguments or Path(arguments[out]).stat().st_size > 100
+
+
+def test_snippet_and_pictures(tiny_run):
+    snippet = CODE[CODE.index("from diffusion.pipeline") :].split("\n\n")[0].splitlines()[:3]
+    names: dict = {}
+    exec("\n".join(snippet).replace("runs/mnist", str(tiny_run)), names)
+    assert len(names["pictures"]) == 16 and names["pictures"][0].size == (32, 32)
+    for link in re.findall(r"\]\(([^)h][^)]*)\)", README):
+        assert Path(link).exists(), link
