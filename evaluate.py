@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,10 @@ def score_model(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from common.metrics import codebook_use, psnr, ssim
+    from diffusion.codes import split_codes
     from diffusion.loss import likelihood_bound
     from diffusion.pipeline import ImageGenerator
+    from sample import settings_from
 
     generator = ImageGenerator.from_pretrained(args.model)
     tokenizer, device = generator.tokenizer, generator.device
@@ -83,21 +86,24 @@ def score_model(args: argparse.Namespace) -> dict[str, Any]:
     labels = torch.where(reference.labels < 0, no_class, reference.labels)
     if no_class and reference.class_names != generator.class_names:
         labels = torch.full_like(labels, no_class)  # other classes: score without
-    nats, error = likelihood_bound(
-        generator.prior, generator.graph, all_codes, labels.to(device), torch.Generator().manual_seed(args.seed)
-    )
+    digits = split_codes(all_codes, generator.groups, generator.vocab_size)
+    bound = likelihood_bound(
+        generator.prior, generator.graph, digits, labels.to(device), torch.Generator().manual_seed(args.seed),
+        raw_score=generator.config["parametrization"] == "score",
+    )  # fmt: skip
+    nats, error = bound.nats * generator.groups, bound.standard_error * generator.groups  # of a whole code
+    dimensions = tokenizer.channels * tokenizer.downsample**2  # that a code stands for
+
+    settings = settings_from(args)
+    drawn, calls = [], []
     with tqdm(total=args.n, desc="pictures", unit="picture") as bar:
-        drawn = torch.cat([
-            update(bar, tokenizer.decode(
-                generator.generate_codes(
-                    min(100, args.n - start), range(no_class) if no_class else None, args.steps, args.guidance,
-                    args.seed, args.sampler, first=start,
-                )
-            ))
-            for start in range(0, args.n, 100)
-        ])  # fmt: skip
-    pixels = ((drawn.cpu() + 1) * 127.5).round().to(torch.uint8)
-    setting = {name: getattr(args, name) for name in ("sampler", "steps", "guidance", "seed")}
+        for start in range(0, args.n, 100):
+            every = range(no_class) if no_class else None
+            batch = generator.generate_codes(min(100, args.n - start), every, settings, args.seed, first=start)
+            drawn.append(((tokenizer.decode(batch.codes).cpu() + 1) * 127.5).round().to(torch.uint8))
+            calls.append(batch.network_calls.double())
+            bar.update(len(batch.codes))
+    samples = frechet(torch.cat(drawn), reference.pixels, args.reference)
     return {
         "model": str(args.model),
         "reference": args.reference,
@@ -105,15 +111,15 @@ def score_model(args: argparse.Namespace) -> dict[str, Any]:
         | {"pictures": len(reference)}
         | codebook_use(counts)
         | {"frechet": frechet(reconstructions, reference.pixels, args.reference)},
-        "likelihood": {"bits_per_code_bound": nats / math.log(2), "standard_error": error / math.log(2)},
-        "samples": frechet(pixels, reference.pixels, args.reference) | setting,
+        "likelihood": {
+            "what": "upper bound on -log p(codes | class) of the reference's codes",
+            "nats_per_code": nats,
+            "bits_per_code": nats / math.log(2),
+            "bits_per_code_standard_error": error / math.log(2),
+            "bits_per_dimension": nats / math.log(2) / dimensions,
+        },
+        "samples": samples | {"network_calls": torch.cat(calls).mean().item(), "seed": args.seed} | asdict(settings),
     }
-
-
-def update(bar: Any, pictures: Tensor) -> Tensor:
-    """Move the progress bar on by a batch and hand the batch through."""
-    bar.update(len(pictures))
-    return pictures
 
 
 def score_images(args: argparse.Namespace) -> dict[str, Any]:
@@ -128,6 +134,8 @@ def score_images(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> None:
     """Parse the command line, score, write the report."""
+    from sample import add_sampling_arguments
+
     parser = ArgumentParser(prog="evaluate.py", description="Score a model or a folder of pictures.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", type=Path, help="a model directory, such as runs/mnist")
@@ -135,9 +143,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--reference", required=True, help="mnist5k (its held-out part) or a folder of pictures")
     parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--n", type=int, default=500, help="pictures drawn from the model (default 500)")
-    parser.add_argument("--steps", type=int, default=16, help="sampling steps (default 16)")
-    parser.add_argument("--sampler", default="tweedie", help="sampling algorithm (default tweedie)")
-    parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale, 1 is off (default 2)")
+    add_sampling_arguments(parser, guidance=2.0)
     parser.add_argument("--seed", type=int, default=0, help="of the samples and the likelihood (default 0)")
     args = parser.parse_args(argv)
     if args.n < 2:

@@ -2,6 +2,7 @@
 
 python sample.py grid    --model DIR --out grid.png [--n 64] [--label 3]
 python sample.py inpaint --model DIR --image in.png --mask mask.png --out out.png [--n 4]
+python sample.py samplers
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import ArgumentParser, UserError, run_cli
+
+if TYPE_CHECKING:
+    from diffusion.pipeline import Settings
 
 
 def grid(args: argparse.Namespace) -> None:
@@ -27,10 +33,11 @@ def grid(args: argparse.Namespace) -> None:
     check_writable(args.out)
     if args.images_dir:
         check_writable(args.images_dir / "000000.png")
+    settings = settings_from(args)
     generator = ImageGenerator.from_pretrained(args.model)
     with tqdm(total=args.n, desc="pictures", unit="picture") as bar:
         pictures = generator.generate(
-            args.n, args.label, args.steps, args.guidance, args.seed, args.sampler, args.batch_size, bar.update
+            args.n, args.label, seed=args.seed, batch_size=args.batch_size, progress=bar.update, **vars(settings)
         )
     metadata = describe(args)
     if args.images_dir:
@@ -52,8 +59,9 @@ def inpaint(args: argparse.Namespace) -> None:
     if args.images_dir:
         check_writable(args.images_dir / "000000.png")
     image, mask = read_image(args.image), read_image(args.mask)
+    settings = settings_from(args)
     generator = ImageGenerator.from_pretrained(args.model)
-    repaints = generator.inpaint(image, mask, args.n, args.label, args.steps, args.guidance, args.seed, args.sampler)
+    repaints = generator.inpaint(image, mask, args.n, args.label, seed=args.seed, **vars(settings))
     size = generator.tokenizer.image_size
     if image.size != (size, size):
         print(
@@ -76,8 +84,66 @@ def inpaint(args: argparse.Namespace) -> None:
 
 def describe(args: argparse.Namespace) -> dict[str, str]:
     """What made a picture, for its PNG's text fields."""
-    names = ("seed", "sampler", "steps", "guidance", "label")
-    return {"model": args.model.name} | {name: str(getattr(args, name)) for name in names}
+    settings = asdict(settings_from(args))
+    return {"model": args.model.name, "seed": str(args.seed), "label": str(args.label)} | {
+        name: str(value) for name, value in settings.items()
+    }
+
+
+def samplers(args: argparse.Namespace) -> None:
+    """List the samplers: what each does, its paper, its options."""
+    from diffusion.sampler import NEEDS_MASK, SAMPLERS, sampler_options
+
+    for name, sampler in SAMPLERS.items():
+        about = (sampler.__doc__ or "").splitlines()[0]
+        options = "".join(f"  --option {key}={value}" for key, value in sampler_options(name).items())
+        graphs = "absorbing graph" if name in NEEDS_MASK else "both graphs"
+        print(f"{name:20} {about} [{graphs}]{options}")
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser, guidance: float) -> None:
+    """The flags that `settings_from` reads; `guidance` is the default of --guidance."""
+    add = parser.add_argument
+    add("--steps", type=int, default=16, help="sampling steps (default 16)")
+    add("--sampler", default="tweedie", help="sampling algorithm, see 'sample.py samplers' (default tweedie)")
+    add("--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the sampler; may be repeated")
+    add("--step-grid", default="uniform", help="spacing of the steps: uniform (default), cosine, loglinear")
+    add("--guidance", type=float, default=guidance, help=f"guidance scale; 1 is off (default {guidance:g})")
+    add("--guidance-ramp", default="constant", help="constant (default), linear or power_cosine from 1 up to the scale")
+    add(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        default=[0, 1],
+        metavar=("FROM", "TO"),
+        help="share of the steps guided",
+    )
+    add("--temperature", type=float, default=1.0, help="of every code's distribution (default 1)")
+    add("--top-p", type=float, default=1.0, help="draw from the codes that hold this share of probability (default 1)")
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    """The sampling settings of a command line. Raises UserError for options that the sampler does not have."""
+    from diffusion.pipeline import Settings
+    from diffusion.sampler import SAMPLERS, parse_options
+
+    for option in args.option:
+        if "=" not in option:
+            raise UserError(f"--option '{option}' is not of the form name=value")
+    if args.sampler not in SAMPLERS:
+        raise UserError(f"unknown sampler '{args.sampler}': known are {', '.join(SAMPLERS)}")
+    options = parse_options(args.sampler, dict(option.split("=", 1) for option in args.option))
+    return Settings(
+        args.steps,
+        args.guidance,
+        args.sampler,
+        options,
+        args.step_grid,
+        args.guidance_ramp,
+        (args.guidance_interval[0], args.guidance_interval[1]),
+        args.temperature,
+        args.top_p,
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -86,9 +152,7 @@ def main(argv: Sequence[str]) -> None:
     common.add_argument("--model", type=Path, required=True, help="a model directory, such as runs/mnist")
     common.add_argument("--out", type=Path, required=True, help="the PNG to write")
     common.add_argument("--label", type=int, nargs="+", help="class number, or several, taken in turn; default: random")
-    common.add_argument("--steps", type=int, default=16, help="sampling steps (default 16)")
-    common.add_argument("--sampler", default="tweedie", help="sampling algorithm (default tweedie)")
-    common.add_argument("--guidance", type=float, default=1.0, help="guidance scale; 1 is off (default)")
+    add_sampling_arguments(common, guidance=1.0)
     common.add_argument("--seed", type=int, default=0, help="the same seed gives the same pictures (default 0)")
     common.add_argument("--images-dir", type=Path, help="also write each picture alone into this folder")
 
@@ -103,6 +167,7 @@ def main(argv: Sequence[str]) -> None:
     command.add_argument("--mask", type=Path, required=True, help="its mask: white is repainted, black is kept")
     command.add_argument("--n", type=int, default=1, help="repaints; above 1 gives a strip (default 1)")
     command.set_defaults(run=inpaint)
+    commands.add_parser("samplers", help="list the sampling algorithms").set_defaults(run=samplers, seed=0)
     args = parser.parse_args(argv)
     if args.seed < 0:
         raise UserError(f"--seed must not be negative, got {args.seed}")

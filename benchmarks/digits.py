@@ -17,7 +17,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.data import DataConfig, load_images
-from diffusion.pipeline import ImageGenerator
+from diffusion.pipeline import ImageGenerator, Settings
 
 
 def train_reader(images: Tensor, labels: Tensor, epochs: int = 8) -> nn.Module:
@@ -60,7 +60,7 @@ def main() -> None:
 
     real = held_out.pixels.float() / 127.5 - 1
     generator = ImageGenerator.from_pretrained(args.model, "cpu")
-    codes = generator.generate_codes(args.n, range(10), args.steps, args.guidance, args.seed)
+    codes = generator.generate_codes(args.n, range(10), Settings(args.steps, args.guidance), args.seed).codes
     labels = torch.arange(args.n) % 10
     right = accuracy(generator.tokenizer.decode(codes), labels)
     result = {

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
+from common.errors import UserError
+
 
 def codes_key(tokenizer_weights: Path, data_fingerprint: str) -> str:
     """16 hexadecimal digits that change with the tokenizer's weights file or with the data."""
@@ -27,6 +29,32 @@ def codes_key(tokenizer_weights: Path, data_fingerprint: str) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def split_codes(codes: Tensor, groups: int, vocab_size: int) -> Tensor:
+    """Codes `(...)` in [0, V^G) as G digits `(..., G)` in base V, the lowest first; unchanged for G = 1."""
+    if groups == 1:
+        return codes
+    place = vocab_size ** torch.arange(groups, device=codes.device)
+    return codes[..., None] // place % vocab_size
+
+
+def merge_codes(digits: Tensor, groups: int, vocab_size: int) -> Tensor:
+    """The inverse of `split_codes`."""
+    if groups == 1:
+        return digits
+    return (digits * vocab_size ** torch.arange(groups, device=digits.device)).sum(-1)
+
+
+def digit_base(codebook_size: int, groups: int) -> int:
+    """V with V^G = `codebook_size`. Raises UserError where there is none."""
+    base = round(codebook_size ** (1 / groups))
+    if base < 2 or base**groups != codebook_size:
+        raise UserError(
+            f"{codebook_size} codes cannot be split into {groups} equal parts: set prior.groups=1, or to a number G for "
+            "which the codebook size is a G-th power"
+        )
+    return base
 
 
 class EncodedImages(Dataset):

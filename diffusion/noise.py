@@ -6,6 +6,7 @@ A code survives unmasked with probability exp(-sigma). Sigma grows from (almost)
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -55,7 +56,45 @@ class Cosine:
         return -torch.log1p(-masked), dsigma
 
 
-NOISES: dict[str, type[LogLinear] | type[Cosine]] = {"loglinear": LogLinear, "cosine": Cosine}
+class Geometric:
+    """sigma = sigma_min^(1-t) sigma_max^t (SEDD, arXiv 2310.16834, section 5.1), the usual choice for the uniform graph.
+
+    At t = 0 a noise of `sigma_min` is left, at t = 1 one of `sigma_max`: both ends are finite, and neither is exact.
+    """
+
+    def __init__(self, sigma_min: float = 1e-4, sigma_max: float = 20.0) -> None:
+        if not 0 < sigma_min < sigma_max:
+            raise ValueError(f"wanted 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+        self.sigma_min, self.log_range = sigma_min, math.log(sigma_max / sigma_min)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        sigma = self.sigma_min * torch.exp(self.log_range * t)
+        return sigma, sigma * self.log_range
+
+
+class Polynomial:
+    """exp(-sigma) = 1 - (1 - eps) t^power, so the noise grows slowly at first (MD4, arXiv 2406.04329, table 1).
+
+    `power` 1 is `LogLinear`. dsigma(0) is 0 for powers above 1. `eps` keeps sigma(1) finite.
+    """
+
+    def __init__(self, power: float = 2.0, eps: float = 1e-3) -> None:
+        if not (power >= 1 and 0 < eps < 1):
+            raise ValueError(f"wanted power at least 1 and eps in (0, 1), got {power} and {eps}")
+        self.power, self.eps = power, eps
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        rate = 1 - self.eps
+        lost = rate * t**self.power
+        return -torch.log1p(-lost), rate * self.power * t ** (self.power - 1) / (1 - lost)
+
+
+NOISES: dict[str, Callable[[], Noise]] = {
+    "loglinear": LogLinear,
+    "cosine": Cosine,
+    "geometric": Geometric,
+    "polynomial": Polynomial,
+}
 
 
 def build_noise(name: str) -> Noise:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,12 +16,14 @@ from torch import Tensor
 from common.checkpoint import load_weights, model_directory, read_model
 from common.errors import UserError
 from common.imageio import to_model_mode, to_pil, to_tensor
+from diffusion.codes import merge_codes, split_codes
 from diffusion.graph import build_graph
-from diffusion.guidance import guided_predictor
+from diffusion.guidance import Guidance, prior_network
 from diffusion.noise import build_noise
-from diffusion.sampler import Projection, StepCallback, get_sampler, known_codes
+from diffusion.sampler import get_sampler
 from diffusion.stage import build_prior
 from diffusion.transformer import Transformer2D
+from diffusion.walk import Projection, StepCallback, Walk, known_codes
 
 
 class CodesToImages(Protocol):
@@ -33,6 +36,39 @@ class CodesToImages(Protocol):
 
     def encode(self, images: Tensor) -> Tensor: ...
     def decode(self, codes: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pictures are drawn; the keyword arguments of `ImageGenerator.generate` and its companions.
+
+    Attributes:
+        num_inference_steps: steps of the sampler.
+        guidance_scale: as in diffusers: 1 is off.
+        sampler: a name in `diffusion.sampler.SAMPLERS`; `sampler_options` are its own keyword options.
+        step_grid: uniform | cosine | loglinear, see `diffusion.walk.step_times`.
+        guidance_ramp, guidance_interval: see `diffusion.guidance.Guidance`.
+        temperature, top_p: of every code's distribution; 1 and 1 are the model's own.
+        skip: leave out network calls for pictures that did not change, where the network does not look at the time.
+    """
+
+    num_inference_steps: int = 16
+    guidance_scale: float = 1.0
+    sampler: str = "tweedie"
+    sampler_options: dict[str, Any] = field(default_factory=dict)
+    step_grid: str = "uniform"
+    guidance_ramp: str = "constant"
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    temperature: float = 1.0
+    top_p: float = 1.0
+    skip: bool = True
+
+
+class Drawn(NamedTuple):
+    """Codes `(n, h, w)`, and how often the network was called for each of the n pictures `(n,)`."""
+
+    codes: Tensor
+    network_calls: Tensor
 
 
 def picture_generator(seed: int, index: int) -> torch.Generator:
@@ -66,7 +102,8 @@ class ImageGenerator:
 
     def __init__(self, tokenizer: CodesToImages, prior: Transformer2D, config: dict[str, Any]) -> None:
         self.tokenizer, self.prior, self.config = tokenizer, prior, config
-        self.graph = build_graph(config["graph"], config["codebook_size"])
+        self.groups, self.vocab_size = prior.groups, prior.vocab_size
+        self.graph = build_graph(config["graph"], prior.vocab_size)
         self.noise = build_noise(config["noise"])
         self.grid: tuple[int, int] = (config["grid"][0], config["grid"][1])
         self.class_names: list[str] = config["class_names"]
@@ -104,26 +141,27 @@ class ImageGenerator:
         num_inference_steps: int = 16,
         guidance_scale: float = 1.0,
         seed: int = 0,
-        sampler: str = "tweedie",
         batch_size: int = 64,
         progress: Callable[[int], object] | None = None,
+        **settings: Any,
     ) -> list[Image.Image]:
         """Draw `n` pictures; several labels are taken in turn, None draws them uniformly.
 
-        Picture i depends on `seed` and i, not on `batch_size`. `guidance_scale` follows diffusers: 1 is off.
+        Picture i depends on `seed` and i, not on `batch_size`. `guidance_scale` follows diffusers: 1 is off. Further
+        `settings` are those of `Settings`.
 
         Raises:
-            UserError: n or steps below 1, label out of range, guidance without classes, unknown sampler.
+            UserError: n or steps below 1, label out of range, guidance without classes, unknown sampler or one that
+                does not fit the model's graph.
         """
         if n < 1:
             raise UserError(f"the number of pictures must be at least 1, got {n}")
+        wanted = Settings(num_inference_steps, guidance_scale, **settings)
         pictures: list[Image.Image] = []
         for first in range(0, n, batch_size):
             count = min(batch_size, n - first)
-            codes = self.generate_codes(
-                count, class_labels, num_inference_steps, guidance_scale, seed, sampler, first=first
-            )
-            pictures += to_pil(self.tokenizer.decode(codes))
+            drawn = self.generate_codes(count, class_labels, wanted, seed, first=first)
+            pictures += to_pil(self.tokenizer.decode(drawn.codes))
             if progress is not None:
                 progress(count)
         return pictures
@@ -132,29 +170,41 @@ class ImageGenerator:
         self,
         n: int,
         class_labels: int | Sequence[int] | None = None,
-        num_inference_steps: int = 16,
-        guidance_scale: float = 1.0,
+        settings: Settings | None = None,
         seed: int = 0,
-        sampler: str = "tweedie",
         first: int = 0,
         project: Projection | None = None,
         on_step: StepCallback | None = None,
-    ) -> Tensor:
-        """Codes `(n, h, w)` of pictures `first` to `first + n - 1`, drawn in one batch. Raises as `generate`."""
-        draw = get_sampler(sampler)
-        if num_inference_steps < 1:
-            raise UserError(f"steps must be at least 1, got {num_inference_steps}")
-        if not guidance_scale >= 0:
-            raise UserError(f"guidance must not be negative, got {guidance_scale}: 1 is off, 2 is usual")
+    ) -> Drawn:
+        """Codes of pictures `first` to `first + n - 1`, drawn in one batch. Raises as `generate`."""
+        settings = settings or Settings()
+        draw = get_sampler(settings.sampler, self.graph)
+        guidance = Guidance(settings.guidance_scale, settings.guidance_ramp, settings.guidance_interval)
         no_class = len(self.class_names)
-        if guidance_scale != 1 and not (self.class_names and self.config["label_dropout"] > 0):
+        if guidance.scale != 1 and not (self.class_names and self.config["label_dropout"] > 0):
             raise UserError("this model has no classes or was trained without label dropout: leave guidance at 1")
         generators = [picture_generator(seed, first + i) for i in range(n)]
         labels = self._labels(class_labels, generators, first).to(self.device)
-        predict = guided_predictor(self.prior, labels, guidance_scale, no_class)
-        return draw(
-            predict, self.graph, self.noise, self.grid, generators, num_inference_steps, self.device, project, on_step
+        raw_score = self.config["parametrization"] == "score"
+        walk = Walk(
+            prior_network(self.prior, self.graph, labels, no_class, guidance.scale != 1, raw_score),
+            self.graph,
+            self.noise,
+            self.grid if self.groups == 1 else (*self.grid, self.groups),
+            generators,
+            settings.num_inference_steps,
+            settings.step_grid,
+            guidance,
+            settings.temperature,
+            settings.top_p,
+            self.device,
+            project,
+            on_step,
+            time_free=settings.skip and not self.config["time_conditioned"],
         )
+        with torch.no_grad():
+            draw(walk, **settings.sampler_options)
+        return Drawn(merge_codes(walk.codes, self.groups, self.vocab_size), walk.calls)
 
     def _labels(self, wanted: int | Sequence[int] | None, generators: Sequence[torch.Generator], first: int) -> Tensor:
         count = len(self.class_names)
@@ -178,7 +228,7 @@ class ImageGenerator:
         num_inference_steps: int = 16,
         guidance_scale: float = 1.0,
         seed: int = 0,
-        sampler: str = "tweedie",
+        **settings: Any,
     ) -> list[Image.Image]:
         """Repaint where `mask_image` is white (128 and above); all other pixels come back identical.
 
@@ -213,16 +263,12 @@ class ImageGenerator:
             # any hidden pixel under a model's pixel hides it
             hidden = F.adaptive_max_pool2d(hidden[:, None].float(), size)[:, 0] > 0
         hidden_codes = mask_to_codes(hidden, self.tokenizer.downsample).to(self.device)
-        known = self.tokenizer.encode(window.to(self.device))
-        codes = self.generate_codes(
-            n,
-            class_labels,
-            num_inference_steps,
-            guidance_scale,
-            seed,
-            sampler,
-            project=known_codes(known, hidden_codes),
-        )
+        known = split_codes(self.tokenizer.encode(window.to(self.device)), self.groups, self.vocab_size)
+        if self.groups > 1:
+            hidden_codes = hidden_codes[..., None]
+        project = known_codes(self.graph, known, hidden_codes)
+        wanted = Settings(num_inference_steps, guidance_scale, **settings)
+        codes = self.generate_codes(n, class_labels, wanted, seed, project=project).codes
         return [set_back(image, mask, painted, box) for painted in to_pil(self.tokenizer.decode(codes))]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +15,51 @@ from torch.utils.data import DataLoader
 
 from common.checkpoint import save_model, warm_ema
 from common.config import TrainConfig
-from diffusion.graph import build_graph
-from diffusion.loss import likelihood_bound, score_entropy_from_logits
-from diffusion.noise import NOISES, build_noise, stratified_times
+from diffusion.codes import digit_base, split_codes
+from diffusion.graph import GRAPHS, Absorbing, build_graph, per_position
+from diffusion.loss import likelihood_bound, score_entropy
+from diffusion.noise import NOISES, LogLinear, build_noise, stratified_times
 from diffusion.transformer import Transformer2D
+
+LOSSES = ("score_entropy", "lambda_dce", "maskgit")
 
 
 @dataclass
 class PriorConfig:
     """`prior.*` of a run's configuration."""
 
-    graph: str = "absorbing"
-    noise: str = "loglinear"  # loglinear | cosine
+    graph: str = "absorbing"  # absorbing | uniform
+    noise: str = "loglinear"  # loglinear | cosine | geometric | polynomial
+    # score_entropy: the likelihood bound under `noise`. Absorbing graph only: lambda_dce, the same bound drawn in the mask
+    # rate; maskgit, cosine mask rates and equal weights, for sample quality rather than likelihood.
     loss: str = "score_entropy"
+    parametrization: str = "x0"  # x0: the network predicts clean codes | score: SEDD's raw log-score (uniform graph)
+    groups: int = 1  # parts a code is split into, each with a mask state of its own
     width: int = 192
     depth: int = 6
     heads: int = 6
     dropout: float = 0.0
-    time_conditioned: bool = False  # the exact absorbing score does not need the time
+    time_conditioned: bool | None = (
+        None  # None: on the uniform graph; the exact absorbing answer does not need the time
+    )
     label_dropout: float = 0.1  # share of pictures trained without their class: what guidance needs
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        if self.graph != "absorbing":
-            raise ValueError(f"graph must be absorbing, got '{self.graph}'")
-        if self.noise not in NOISES:
-            raise ValueError(f"noise must be one of {', '.join(NOISES)}, got '{self.noise}'")
-        if self.loss != "score_entropy":
-            raise ValueError(f"loss must be score_entropy, got '{self.loss}'")
-        for name in ("width", "depth", "heads"):
+        choices: dict[str, Collection[str]] = {
+            "graph": GRAPHS,
+            "noise": NOISES,
+            "loss": LOSSES,
+            "parametrization": ("x0", "score"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
+        if self.graph == "uniform" and self.loss != "score_entropy":
+            raise ValueError(f"loss {self.loss} needs the absorbing graph: set prior.loss=score_entropy")
+        if self.graph == "absorbing" and self.parametrization != "x0":
+            raise ValueError("parametrization score needs the uniform graph: set prior.parametrization=x0")
+        for name in ("width", "depth", "heads", "groups"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.width % (4 * self.heads):
@@ -54,9 +72,10 @@ class PriorConfig:
 def build_prior(config: dict[str, Any]) -> Transformer2D:
     """The network that DIR/prior/config.json describes."""
     return Transformer2D(
-        vocab_size=config["codebook_size"],
+        vocab_size=digit_base(config["codebook_size"], config["groups"]),
         grid=tuple(config["grid"]),
         num_classes=len(config["class_names"]),
+        groups=config["groups"],
         width=config["width"],
         depth=config["depth"],
         heads=config["heads"],
@@ -86,15 +105,19 @@ class PriorStage:
     ) -> None:
         self.accelerator, self.train, self.seed = accelerator, config.train, seed
         self.label_dropout = config.label_dropout
+        if config.time_conditioned is None:
+            config = replace(config, time_conditioned=config.graph == "uniform")
         architecture = {key: value for key, value in asdict(config).items() if key != "train"}
         self.model_config = architecture | {
             "codebook_size": codebook_size,
             "grid": list(grid),
             "class_names": class_names,
         }
-        self.graph = build_graph(config.graph, codebook_size)
-        self.noise = build_noise(config.noise)
+        self.loss, self.raw_score = config.loss, config.parametrization == "score"
         model = build_prior(self.model_config)
+        self.groups, self.vocab_size = config.groups, model.vocab_size
+        self.graph = build_graph(config.graph, model.vocab_size)
+        self.noise = build_noise("cosine" if config.loss == "maskgit" else config.noise)
         self.num_classes = model.num_classes
         self.ema = warm_ema(model, config.train.ema_decay).to(accelerator.device)
         optimizer = torch.optim.AdamW(
@@ -102,6 +125,7 @@ class PriorStage:
             lr=config.train.learning_rate,
             betas=(config.train.betas[0], config.train.betas[1]),
             weight_decay=config.train.weight_decay,
+            fused=True,
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
 
@@ -118,14 +142,33 @@ class PriorStage:
         t = stratified_times(
             len(codes), common, rank=self.accelerator.process_index, world_size=self.accelerator.num_processes
         )
-        sigma, dsigma = (value.to(codes.device) for value in self.noise(t.clamp(min=1e-5)))
-        noised = self.graph.sample(codes.cpu(), sigma.cpu(), own).to(codes.device)
+        if self.loss == "lambda_dce":  # the mask rate itself is uniform
+            sigma, dsigma = LogLinear(eps=1e-6)(t.clamp(min=1e-4))
+        else:
+            sigma, dsigma = self.noise(t.clamp(min=1e-5))
+        codes = split_codes(codes, self.groups, self.vocab_size)
+        uniforms = torch.rand((2, *codes.shape), generator=own, dtype=torch.float64)
+        noised = self.graph.noised(codes.cpu(), sigma, uniforms).to(codes.device)
+        sigma, dsigma = sigma.to(codes.device), dsigma.to(codes.device)
         dropped = torch.rand(len(labels), generator=own).to(labels.device) < self.label_dropout
         labels = torch.where(dropped | (labels < 0), self.num_classes, labels)
 
-        logits = self.model(noised, sigma, labels)
-        per_code = score_entropy_from_logits(self.graph, logits, sigma, noised, codes)
-        loss = (per_code.flatten(1).mean(1) * dsigma).mean()
+        if isinstance(self.graph, Absorbing):
+            masked = (noised == self.graph.mask_state).float()
+            if self.loss == "maskgit":
+                weights = masked / masked.sum().clamp(min=1)
+            else:
+                weights = masked * per_position(dsigma / torch.expm1(sigma), masked) / masked.numel()
+            loss = self.model(noised, sigma, labels, codes, weights)
+        else:
+            output = self.model(noised, sigma, labels)
+            score = (
+                self.graph.raw_log_score(output, noised)
+                if self.raw_score
+                else self.graph.log_score(output, noised, sigma)
+            )
+            entropy = score_entropy(self.graph, score, sigma, noised, codes)
+            loss = (entropy.flatten(1).mean(1) * dsigma).mean()
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.grad_clip)
         self.optimizer.step()
@@ -137,10 +180,14 @@ class PriorStage:
         """Likelihood bound of held-out codes with the averaged weights, in bits a code."""
         codes, labels = (torch.cat(values).to(self.accelerator.device) for values in zip(*loader, strict=True))
         labels = torch.where(labels < 0, self.num_classes, labels)
+        codes = split_codes(codes, self.groups, self.vocab_size)
         self.ema.eval()
         generator = torch.Generator().manual_seed(self.seed)
-        nats, error = likelihood_bound(self.ema, self.graph, codes, labels, generator, points=4)
-        return {"bits_per_code": nats / 0.6931471805599453, "standard_error": error / 0.6931471805599453}
+        bound = likelihood_bound(
+            self.ema, self.graph, codes, labels, generator, points=4, raw_score=self.raw_score
+        )  # nats for each part of a code
+        bits = self.groups / math.log(2)
+        return {"bits_per_code": bound.nats * bits, "standard_error": bound.standard_error * bits}
 
     def export(self, directory: Path, extra: dict[str, Any]) -> None:
         """Write config.json and the averaged weights for sampling."""

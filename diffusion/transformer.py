@@ -1,6 +1,6 @@
 """2D transformer over a grid of codes.
 
-Shape legend: B pictures, h x w codes, N = h w positions, D width, H heads, d = D / H, V codes, C classes.
+Shape legend: B pictures, h x w cells, N = h w positions, G codes a cell, D width, H heads, d = D / H, V codes, C classes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from diffusion.loss import cross_entropy, head_cross_entropy
 
 
 def axial_rotary_angles(height: int, width: int, head_dim: int, base: float = 100.0) -> Tensor:
@@ -107,6 +109,8 @@ class Transformer2D(nn.Module):
     Args:
         vocab_size: V; inputs may also hold the mask state V.
         grid: (h, w) of the training grids; other sizes run too: rotations go on, position vectors are stretched.
+        groups: G codes a cell, each with V values and a mask state of its own; their embeddings are summed, and each has a
+            head (MaskBit, arXiv 2409.16211; MDM-Prime, arXiv 2505.18495). With 1, codes have no last axis.
         num_classes: C; 0 for a model without classes. Label C is "no class" (for guidance).
         time_conditioned: whether sigma enters. Off by default: for absorbing diffusion the exact answer does not depend
             on time (RADD, arXiv 2406.03736), and sigma is then ignored.
@@ -120,6 +124,7 @@ class Transformer2D(nn.Module):
         vocab_size: int,
         grid: tuple[int, int],
         num_classes: int = 0,
+        groups: int = 1,
         width: int = 192,
         depth: int = 6,
         heads: int = 6,
@@ -129,9 +134,9 @@ class Transformer2D(nn.Module):
         super().__init__()
         if width % (4 * heads):
             raise ValueError(f"width must be a multiple of 4 x heads = {4 * heads}, got {width}")
-        self.vocab_size, self.num_classes, self.grid = vocab_size, num_classes, grid
+        self.vocab_size, self.num_classes, self.grid, self.groups = vocab_size, num_classes, grid, groups
         self.head_dim = width // heads
-        self.code_embedding = nn.Embedding(vocab_size + 1, width)
+        self.code_embedding = nn.Embedding(groups * (vocab_size + 1), width)  # the G tables one after the other
         # Rotations tell positions apart only by what stands there: on an all-masked grid, where sampling begins, every
         # position would get the same answer. So each position also has a vector of its own.
         self.position = nn.Parameter(torch.empty(width, *grid))  # (D, h, w)
@@ -140,7 +145,7 @@ class Transformer2D(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
         self.final_norm = nn.LayerNorm(width, elementwise_affine=False)
         self.final_modulation = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, vocab_size)
+        self.head = nn.Linear(width, groups * vocab_size)
         self._set_angles(*grid)
         self._initialise()
 
@@ -167,12 +172,39 @@ class Transformer2D(nn.Module):
         for layer in [*modulations, self.final_modulation, self.head]:
             nn.init.zeros_(layer.weight)
 
-    def forward(self, codes: Tensor, sigma: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        """Args: codes `(B, h, w)` in [0, V]; sigma `(B,)`; labels `(B,)` in [0, C], None for no class.
+    def forward(
+        self,
+        codes: Tensor,
+        sigma: Tensor | None = None,
+        labels: Tensor | None = None,
+        targets: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Logits, or with `targets` the sum of weighted cross entropies, for which not all logits are made.
 
-        Returns: logits `(B, h, w, V)`.
+        Args:
+            codes: `(B, h, w)`, with groups `(B, h, w, G)`, in [0, V].
+            sigma: `(B,)`; labels: `(B,)` in [0, C], None for no class.
+            targets, weights: as `codes`; positions of weight 0 are not computed.
+
+        Returns:
+            Logits `(B, h, w, V)`, with groups `(B, h, w, G, V)`; or a scalar.
         """
-        batch, height, width = codes.shape
+        features = self.features(codes, sigma, labels)  # (B, h, w, D)
+        if targets is None or weights is None:
+            return self.logits(features)
+        if self.groups == 1:
+            return head_cross_entropy(features, self.head, targets, weights)
+        return (weights * cross_entropy(self.logits(features), targets)).sum()
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits `(B, h, w, V)` or `(B, h, w, G, V)` of features `(B, h, w, D)`."""
+        logits = self.head(features)
+        return logits if self.groups == 1 else logits.unflatten(-1, (self.groups, self.vocab_size))
+
+    def features(self, codes: Tensor, sigma: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """What the head reads: `(B, h, w, D)`. Arguments are those of `forward`. Raises ValueError where sigma is missing."""
+        batch, height, width = codes.shape[:3]
         if (height, width) != self.angles_grid:
             self._set_angles(height, width)
         if labels is None:
@@ -187,9 +219,14 @@ class Transformer2D(nn.Module):
         position: Tensor = self.position
         if (height, width) != self.grid:
             position = F.interpolate(position[None], (height, width), mode="bicubic")[0]
-        x = self.code_embedding(codes.flatten(1)) + position.flatten(1).T  # (B, N, D)
+        if self.groups == 1:
+            x = self.code_embedding(codes.flatten(1))  # (B, N, D)
+        else:
+            table = torch.arange(self.groups, device=codes.device) * (self.vocab_size + 1)
+            x = self.code_embedding((codes + table).flatten(1, 2)).sum(2)  # (B, N, D)
+        x = x + position.flatten(1).T
         for block in self.blocks:
             x = block(x, condition, self.cos, self.sin)
         shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)
         x = self.final_norm(x) * (1 + scale) + shift
-        return self.head(x).unflatten(1, (height, width))  # (B, h, w, V)
+        return x.unflatten(1, (height, width))

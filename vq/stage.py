@@ -34,7 +34,7 @@ class TokenizerStage:
         betas = (config.train.betas[0], config.train.betas[1])
         self.ratios = (1.0, config.discriminator.learning_rate_ratio)
         optimizers = [
-            torch.optim.AdamW(net.parameters(), lr=1.0, betas=betas, weight_decay=config.train.weight_decay)
+            torch.optim.AdamW(net.parameters(), 1.0, betas, weight_decay=config.train.weight_decay, fused=True)
             for net in (model, discriminator)
         ]
         self.model, self.discriminator, *self.optimizers = accelerator.prepare(model, discriminator, *optimizers)

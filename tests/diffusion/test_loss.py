@@ -1,26 +1,36 @@
 import math
 
+import pytest
 import torch
+from torch import nn
 
-from diffusion.graph import Absorbing
-from diffusion.loss import likelihood_bound, score_entropy, score_entropy_from_logits
+from diffusion.graph import Absorbing, Uniform
+from diffusion.loss import head_cross_entropy, likelihood_bound, score_entropy, score_entropy_from_logits
+from tests.diffusion.exact import CLEAN as PAIRS
+from tests.diffusion.exact import JOINT, all_states, exact_log_clean, noised_table
 
-GRAPH = Absorbing(vocab_size=4)
+ABSORBING, UNIFORM = Absorbing(vocab_size=4), Uniform(vocab_size=4)
+BOTH = pytest.mark.parametrize("graph", [ABSORBING, UNIFORM], ids=["absorbing", "uniform"])
 SIGMA = torch.tensor([0.3, 1.7], dtype=torch.float64)
 CLEAN = torch.tensor([[0, 1, 2, 3], [3, 0, 1, 2]])
-NOISED = torch.tensor([[4, 1, 4, 4], [4, 4, 4, 2]])
 LOGITS = torch.randn(2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def dense_score_entropy(log_score, sigma, noised, clean):
+def noised_codes(graph):
+    if isinstance(graph, Absorbing):
+        return torch.tensor([[4, 1, 4, 4], [4, 4, 4, 2]])
+    return torch.tensor([[2, 1, 2, 0], [3, 3, 3, 2]])
+
+
+def dense_score_entropy(graph, log_score, sigma, noised, clean):
     """sum over y != x of Q(y -> x) [s(y) - r(y) ln s(y) + K(r(y))], r from the transition probabilities, no shortcut."""
-    states = torch.arange(5)
-    rates = GRAPH.rate(states[None])[0]
+    states = torch.arange(graph.num_states)
+    rates = graph.rate(states[None])[0]
     total = torch.zeros(clean.shape, dtype=torch.float64)
     for index in torch.cartesian_prod(torch.arange(2), torch.arange(4)).tolist():
-        row = GRAPH.transition(clean[index[0], index[1]].view(1, 1), sigma[index[0]].view(1))[0, 0]
+        row = graph.transition(clean[index[0], index[1]].view(1, 1), sigma[index[0]].view(1))[0, 0]
         x = int(noised[tuple(index)])
-        for y in range(5):
+        for y in range(graph.num_states):
             if y == x or rates[y, x] == 0:
                 continue
             r, log_s = row[y] / row[x], log_score[tuple(index)][y]
@@ -29,42 +39,119 @@ def dense_score_entropy(log_score, sigma, noised, clean):
     return total
 
 
-def test_equals_the_dense_sum_for_any_score():
-    log_score = torch.randn(2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    got = score_entropy(GRAPH, log_score, SIGMA, NOISED, CLEAN)
-    torch.testing.assert_close(got, dense_score_entropy(log_score, SIGMA, NOISED, CLEAN))
+@BOTH
+def test_equals_the_dense_sum_for_any_score(graph):
+    log_score = torch.randn(2, 4, graph.num_states, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    noised = noised_codes(graph)
+    got = score_entropy(graph, log_score, SIGMA, noised, CLEAN)
+    torch.testing.assert_close(got, dense_score_entropy(graph, log_score, SIGMA, noised, CLEAN))
+    assert score_entropy(graph, log_score.bfloat16(), SIGMA.float(), noised, CLEAN).dtype == torch.float32
 
 
-def test_cross_entropy_form_is_the_score_entropy_of_the_normalised_score():
-    log_score = GRAPH.log_score(LOGITS, NOISED, SIGMA)
-    dense = score_entropy(GRAPH, log_score, SIGMA, NOISED, CLEAN)
-    torch.testing.assert_close(score_entropy_from_logits(GRAPH, LOGITS, SIGMA, NOISED, CLEAN), dense)
-    assert float(dense[0, 1]) == 0 and float(dense[1, 3]) == 0  # visible positions
+@BOTH
+def test_form_for_logits_is_the_score_entropy_of_their_score(graph):
+    noised = noised_codes(graph)
+    dense = score_entropy(graph, graph.log_score(LOGITS, noised, SIGMA), SIGMA, noised, CLEAN)
+    torch.testing.assert_close(score_entropy_from_logits(graph, LOGITS, SIGMA, noised, CLEAN), dense)
+    if graph is ABSORBING:
+        assert float(dense[0, 1]) == 0 and float(dense[1, 3]) == 0  # visible positions
 
 
-def test_expected_gradient_is_zero_at_the_true_score():
+@pytest.mark.parametrize("graph", [Absorbing(3), Uniform(3)], ids=["absorbing", "uniform"])
+def test_expected_gradient_is_zero_at_the_true_score_and_nowhere_near(graph):
+    level = 0.8
+    states = all_states(graph)
+    sigma = torch.full((len(states),), level, dtype=torch.float64)
+    logits = exact_log_clean(graph, states, sigma).clamp(min=-50)
+    for shift in (0.0, 0.3):
+        moved = (logits + shift * torch.arange(3)).requires_grad_()
+        log_score = graph.log_score(moved, states, sigma)
+        table = noised_table(graph, level)  # p(x_t | x0)
+        expected = sum(
+            JOINT.flatten()[i] * (table[i] * score_entropy(graph, log_score, sigma, states, pair.expand(len(states), 2)).sum(1)).sum()
+            for i, pair in enumerate(PAIRS)
+        )  # fmt: skip
+        (gradient,) = torch.autograd.grad(expected, moved)
+        assert (gradient.abs().max() < 1e-10) == (shift == 0.0)
+
+
+@pytest.mark.parametrize("graph", [Absorbing(3), Uniform(3)], ids=["absorbing", "uniform"])
+def test_with_the_exact_score_the_bound_is_the_negative_log_probability_of_each_clean_pair(graph):
+    """Integrated by Gauss-Legendre over u = 1 - e^-sigma on pieces, expectations over noised pairs summed exactly."""
+    states = all_states(graph)
+    top = 1 - 1e-9 if isinstance(graph, Absorbing) else 1 - math.exp(-14.0)
+    nodes, weights = gauss_legendre(12)
+    edges = [0.0, *[10.0**-k for k in range(8, 1, -1)], 0.1, 0.5, 0.9, 0.99, 0.999, top]
+    bound = torch.zeros(9, dtype=torch.float64)
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for node, weight in zip(nodes, weights, strict=True):
+            u = (low + high) / 2 + (high - low) / 2 * node
+            level = -math.log1p(-u)
+            sigma = torch.full((len(states),), level, dtype=torch.float64)
+            logits = exact_log_clean(graph, states, sigma)
+            table = noised_table(graph, level)
+            for i, pair in enumerate(PAIRS):
+                reached = table[i] > 0  # what cannot occur does not count
+                entropy = score_entropy_from_logits(
+                    graph, logits[reached], sigma[reached], states[reached], pair.expand(int(reached.sum()), 2)
+                ).sum(1)
+                bound[i] += (high - low) / 2 * weight * (table[i][reached] * entropy).sum() / (1 - u)
+    if isinstance(graph, Uniform):
+        bound += 2 * graph.limit_divergence(torch.tensor([14.0], dtype=torch.float64))
+    torch.testing.assert_close(bound, -JOINT.flatten().log(), atol=1e-4, rtol=0)
+
+
+def gauss_legendre(n):
+    """Nodes and weights on [-1, 1] (Golub and Welsch)."""
+    k = torch.arange(1, n, dtype=torch.float64)
+    beta = k / (4 * k**2 - 1).sqrt()
+    values, vectors = torch.linalg.eigh(torch.diag(beta, 1) + torch.diag(beta, -1))
+    return values.tolist(), (2 * vectors[0] ** 2).tolist()
+
+
+class Exact(nn.Module):
+    """Codes independent of each other, drawn from `prior`: what is masked or noised is predicted by Bayes' rule."""
+
+    def __init__(self, graph, prior):
+        super().__init__()
+        self.graph, self.prior = graph, prior
+
+    def forward(self, codes, sigma, labels):
+        if isinstance(self.graph, Absorbing):
+            return self.prior.log().expand(*codes.shape, 4)
+        rows = self.graph.transition(codes, sigma.double())  # symmetric: p(x_t | x0) over x0
+        return (rows * self.prior).log()
+
+
+@BOTH
+def test_bound_is_exact_for_independent_codes_with_the_exact_model_and_larger_with_a_wrong_one(graph):
     prior = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
-    logits = prior.log().view(1, 1, 4).requires_grad_()
-    sigma = torch.tensor([0.8], dtype=torch.float64)
-    expected = sum(
-        prior[code] * score_entropy(
-            GRAPH, GRAPH.log_score(logits, torch.tensor([[4]]), sigma), sigma, torch.tensor([[4]]), torch.tensor([[code]])
-        ).sum()
-        for code in range(4)
-    )  # fmt: skip
-    (gradient,) = torch.autograd.grad(expected, logits)
-    torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-12, rtol=0)
-
-
-def test_bound_is_exact_for_independent_codes_with_the_exact_model():
-    prior = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
-
-    class Exact(torch.nn.Module):
-        def forward(self, codes, sigma, labels):
-            return prior.log().expand(*codes.shape, 4)
-
     codes = torch.multinomial(prior, 400 * 16, True, generator=torch.Generator().manual_seed(0)).view(400, 4, 4)
     wanted = -prior.log()[codes].mean().item()
-    generator = torch.Generator().manual_seed(1)
-    got, error = likelihood_bound(Exact(), GRAPH, codes, torch.zeros(400, dtype=torch.int64), generator, points=16)
-    assert abs(got - wanted) < 0.03 and 0 < error < 0.03
+    labels = torch.zeros(400, dtype=torch.int64)
+    got = likelihood_bound(Exact(graph, prior), graph, codes, labels, torch.Generator().manual_seed(1), points=16)
+    assert abs(got.nats - wanted) < 3 * got.standard_error + 0.005 and 0 < got.standard_error < 0.03
+    wrong = likelihood_bound(Exact(graph, prior.flip(0)), graph, codes, labels, torch.Generator().manual_seed(1))
+    assert wrong.nats > wanted + 0.1
+
+
+def test_head_in_chunks_is_the_plain_weighted_cross_entropy_with_its_gradients():
+    torch.manual_seed(0)
+    head = nn.Linear(8, 11)
+    features = torch.randn(2, 3, 5, 8, requires_grad=True)
+    targets, weights = torch.randint(11, (2, 3, 5)), torch.rand(2, 3, 5) * (torch.rand(2, 3, 5) < 0.6)
+    assert 0 < int((weights > 0).sum()) < weights.numel()
+    plain = (weights * nn.functional.cross_entropy(head(features).flatten(0, 2), targets.flatten(), reduction="none").view(2, 3, 5)).sum()
+    wanted = torch.autograd.grad(3 * plain, [features, head.weight, head.bias])
+    for chunk_elements in (11, 44, 1 << 20):
+        got = head_cross_entropy(features, head, targets, weights, chunk_elements)
+        torch.testing.assert_close(got, plain)
+        for a, b in zip(torch.autograd.grad(3 * got, [features, head.weight, head.bias]), wanted, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_bad_sigma_and_codes():
+    with pytest.raises(ValueError, match="sigma"):
+        score_entropy(ABSORBING, torch.zeros(2, 4, 5), -SIGMA, noised_codes(ABSORBING), CLEAN)
+    with pytest.raises(ValueError, match="codes"):
+        score_entropy(UNIFORM, torch.zeros(2, 4, 4), SIGMA, noised_codes(UNIFORM), CLEAN + 1)
