@@ -58,7 +58,7 @@ def unmask_probability(sigma: Tensor, sigma_next: Tensor) -> Tensor:
 def reverse_rates(graph: Graph, log_p: Tensor, codes: Tensor, sigma: Tensor) -> Rates:
     """Q(y, x) s(y) over y != x (SEDD, arXiv 2310.16834, equation 3), of log p(x0) `(B, ..., V)` at noise `sigma`, a scalar."""
     if isinstance(graph, Absorbing):
-        return Rates(torch.where(codes == graph.mask_state, 1 / torch.expm1(sigma).item(), 0.0).double(), log_p)
+        return Rates((codes == graph.mask_state).double() / torch.expm1(sigma.double()).item(), log_p)
     score = graph.log_score(log_p.double(), codes, sigma.double().expand(len(codes)).to(codes.device)).exp()
     return _rates(score.scatter(-1, codes[..., None], 0.0) / graph.vocab_size)
 
@@ -78,7 +78,7 @@ def tweedie_jump(graph: Graph, log_p: Tensor, codes: Tensor, sigma: Tensor, sigm
     """
     if isinstance(graph, Absorbing):
         unmask = 1.0 if sigma_next == 0 else unmask_probability(sigma.double(), sigma_next.double()).item()
-        return Jump(torch.where(codes == graph.mask_state, unmask, 0.0).double(), log_p)
+        return Jump((codes == graph.mask_state).double() * unmask, log_p)
     sigma, sigma_next = (value.double().expand(len(codes)).to(codes.device) for value in (sigma, sigma_next))
     weight = log_p.double().exp() / graph.transition(codes, sigma)  # the transition is symmetric
     survive = per_position(torch.exp(-sigma_next), weight)
@@ -198,7 +198,8 @@ def theta_trapezoidal(walk: Walk, *, theta: float = 0.4) -> None:
     """Second-order steps on the absorbing graph, two network calls each (Ren et al., arXiv 2502.00234, algorithm 2).
 
     A leap over theta dt at the rates mu, then one over (1 - theta) dt at (c1 mu* - c2 mu)+, c1 = 1 / (2 theta (1 - theta)),
-    c2 = c1 - 1. On the uniform graph positions that have just jumped take mu* alone, and guidance mixes p(x0).
+    c2 = c1 - 1. Where codes depend so strongly on each other that the cut at 0 acts, order is lost. On the uniform graph,
+    where it is of first order, positions that have just jumped take mu* alone, and guidance mixes p(x0).
 
     Args:
         theta: where in the step the rates are looked at again, in (0, 0.5].
@@ -406,7 +407,7 @@ def remdm(walk: Walk, *, mode: str = "cap", eta: float = 0.05) -> None:
             weight = (-confidence).masked_fill(masked, -torch.inf).flatten(1)
             rate = remask * torch.nan_to_num(weight.softmax(1)).view_as(confidence)
         before = walk.codes
-        codes = take(walk, Jump(torch.where(masked, unmask, 0.0).double(), log_p))
+        codes = take(walk, Jump(masked.double() * unmask, log_p))
         codes = torch.where(~masked & (walk.uniform() < rate), walk.graph.mask_state, codes)
         walk.set(codes, walk.sigmas[step + 1])
         shown = (before != walk.codes) & ~walk.masked
@@ -448,14 +449,12 @@ def informed_corrector(walk: Walk, *, redraw: float = 0.1, temperature: float = 
         log_p, was_masked = walk.log_clean(sigma, step / walk.steps), walk.masked
         walk.set(take(walk, tweedie_jump(walk.graph, log_p, walk.codes, sigma, sigma_next)), sigma_next)
         note(log_p, was_masked)
-        visible = ~walk.masked
-        if bool(visible.any()):
-            chosen = choose_least_confident(walk, confidence, visible, count, temperature)
-            walk.set(torch.where(chosen, walk.graph.mask_state, walk.codes), sigma_next)
-            chosen &= walk.masked  # known codes came back at once
-            log_p = walk.log_clean(sigma_next.clamp(min=1e-6), (step + 1) / walk.steps)
-            reveal(walk, chosen, log_p, sigma_next)
-            note(log_p, chosen)
+        chosen = choose_least_confident(walk, confidence, ~walk.masked, count, temperature)
+        walk.set(torch.where(chosen, walk.graph.mask_state, walk.codes), sigma_next)
+        chosen &= walk.masked  # known codes came back at once
+        log_p = walk.log_clean(sigma_next.clamp(min=1e-6), (step + 1) / walk.steps)
+        reveal(walk, chosen, log_p, sigma_next)
+        note(log_p, chosen)
         walk.finish_step(step + 1)
 
 

@@ -183,7 +183,7 @@ class Walk:
             if self._answer is None or len(changed) == len(self.codes):
                 self._answer = answer
             else:
-                self._answer[:, changed] = answer
+                self._answer = self._answer.index_copy(1, changed, answer)
             self._seen = self.codes
             self.calls[changed.cpu()] += 1
         assert self._answer is not None

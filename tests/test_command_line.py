@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import evaluate
 import sample
 import train
+from common.checkpoint import read_model, save_model
 from common.errors import run_cli
-from diffusion.pipeline import ImageGenerator
+from diffusion.pipeline import ImageGenerator, Settings
+from diffusion.sampler import SAMPLERS
 from tests.tiny import TINY
 
 CONFIG = ["--config", "configs/mnist.yaml"]
@@ -94,6 +97,103 @@ def test_what_lies_under_the_mask_does_not_matter(tiny_run):
     assert np.array_equal(results[0], results[1])
 
 
+@pytest.fixture(scope="module")
+def uniform_run(tiny_run, tmp_path_factory):
+    """A prior on the uniform graph, trained without label dropout."""
+    folder = tmp_path_factory.mktemp("runs") / "uniform"
+    folder.mkdir()
+    (folder / "tokenizer").symlink_to(tiny_run / "tokenizer")
+    more = ["prior.graph=uniform", "prior.noise=geometric", "prior.label_dropout=0"]
+    assert run_cli(train.main, ["prior", *CONFIG, f"output_dir={folder}", *TINY, *more]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lively_run(tiny_run, tmp_path_factory):
+    """The tiny model with weights far from their start, so that labels and every code matter."""
+    folder = tmp_path_factory.mktemp("runs") / "lively"
+    folder.mkdir()
+    (folder / "tokenizer").symlink_to(tiny_run / "tokenizer")
+    config, state = read_model(tiny_run / "prior")
+    torch.manual_seed(0)
+    save_model(folder / "prior", {name: value + 0.3 * torch.randn_like(value) for name, value in state.items()}, config)
+    return folder
+
+
+KINDS = {
+    "score": ["prior.graph=uniform", "prior.parametrization=score", "prior.noise=geometric"],
+    "groups": ["prior.groups=2"],
+    "lambda_dce": ["prior.loss=lambda_dce", "prior.noise=polynomial"],
+    "maskgit": ["prior.loss=maskgit", "prior.time_conditioned=true"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_prior_trains_draws_and_repaints(tiny_run, tmp_path, kind):
+    (tmp_path / "tokenizer").symlink_to(tiny_run / "tokenizer")
+    assert run_cli(train.main, ["prior", *CONFIG, f"output_dir={tmp_path}", *TINY, *KINDS[kind]]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "logs/prior.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
+    assert 2 < lines[-1]["held_out_bits_per_code"] < 8  # log2 16 = 4 at the start
+    generator = ImageGenerator.from_pretrained(tmp_path, "cpu")
+    drawn = generator.generate_codes(4, [1, 2], Settings(3, 2.0), seed=1)
+    assert drawn.codes.shape == (4, 8, 8) and int(drawn.codes.min()) >= 0 and int(drawn.codes.max()) < 16
+    assert drawn.network_calls.shape == (4,) and 1 <= int(drawn.network_calls.min()) <= 3
+    image, mask = (Image.open(f"docs/images/{name}.png").convert("L") for name in ("digit", "digit-mask"))
+    painted = generator.inpaint(image, mask, num_inference_steps=3)[0]
+    kept = np.asarray(mask) < 128
+    assert np.array_equal(np.asarray(image)[kept], np.asarray(painted)[kept])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_draws_from_the_command_line(tiny_run, tmp_path, name, capsys):
+    out = tmp_path / "grid.png"
+    arguments = ["grid", "--model", str(tiny_run), "--n", "4", "--steps", "3", "--sampler", name, "--guidance", "2"]
+    arguments += ["--guidance-ramp", "linear", "--temperature", "0.9", "--top-p", "0.9", "--step-grid", "cosine"]
+    assert run_cli(sample.main, [*arguments, "--out", str(out)]) == 0
+    assert Image.open(out).text["sampler"] == name
+    capsys.readouterr()
+    assert run_cli(sample.main, ["samplers"]) == 0
+    assert any(line.startswith(f"{name} ") and "arXiv" in line for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize("setting", [
+    ["--sampler", "halton"], ["--steps", "3"], ["--guidance", "4"], ["--temperature", "0.3"], ["--top-p", "0.3"],
+    ["--step-grid", "cosine"], ["--guidance", "4", "--guidance-ramp", "linear"],
+    ["--guidance", "4", "--guidance-interval", "0.4", "0.6"], ["--sampler", "remdm", "--option", "eta=0.9"], ["--seed", "1"],
+])  # fmt: skip
+def test_every_flag_acts(lively_run, tmp_path, setting):
+    pictures = []
+    base = ["--guidance", "4"] if "--guidance" in setting and len(setting) > 2 else []
+    base = ["--sampler", "remdm"] if "remdm" in setting else base
+    for name, more in (("a", base), ("b", setting)):
+        out = tmp_path / f"{name}.png"
+        arguments = [
+            "grid",
+            "--model",
+            str(lively_run),
+            "--n",
+            "4",
+            "--label",
+            "1",
+            "--steps",
+            "8",
+            "--out",
+            str(out),
+            *more,
+        ]
+        assert run_cli(sample.main, arguments) == 0
+        pictures.append(np.asarray(Image.open(out)))
+    assert not np.array_equal(*pictures)
+
+
+def test_skipping_calls_changes_no_code(lively_run):
+    generator = ImageGenerator.from_pretrained(lively_run, "cpu")
+    skipping, asking = (generator.generate_codes(6, [1], Settings(100, 2.0, skip=skip)) for skip in (True, False))
+    assert torch.equal(skipping.codes, asking.codes)
+    assert int(asking.network_calls.min()) == 100 and int(skipping.network_calls.max()) <= 64
+
+
 def test_evaluation_writes_a_report(tiny_run, tmp_path):
     out = tmp_path / "report.json"
     arguments = ["--model", str(tiny_run), "--reference", "mnist5k", "--n", "20", "--steps", "2"]
@@ -103,7 +203,10 @@ def test_evaluation_writes_a_report(tiny_run, tmp_path):
     for part in (report["samples"], report["reconstruction"]["frechet"]):
         assert part["frechet_distance"] > 1 and part["reference_pictures"] == 500
     assert 0 < report["reconstruction"]["psnr_db"] < 30 and 0 < report["reconstruction"]["codes_used"] <= 1
-    assert 0 < report["likelihood"]["bits_per_code_bound"] < 10
+    likelihood = report["likelihood"]
+    assert 2 < likelihood["bits_per_code"] < 10 and likelihood["bits_per_code_standard_error"] > 0
+    assert abs(likelihood["bits_per_dimension"] - likelihood["bits_per_code"] / 16) < 1e-9
+    assert 1 <= report["samples"]["network_calls"] <= 2 and report["samples"]["sampler"] == "tweedie"
 
 
 def test_a_folder_is_at_distance_zero_from_itself_and_far_from_another(tmp_path):
@@ -121,7 +224,7 @@ def test_a_folder_is_at_distance_zero_from_itself_and_far_from_another(tmp_path)
     assert abs(distances[0]) < 1e-3 < 1 < distances[1]
 
 
-def bad_inputs(run: Path, tmp: Path) -> dict[str, tuple]:
+def bad_inputs(run: Path, uniform: Path, tmp: Path) -> dict[str, tuple]:
     Image.new("L", (32, 32)).save(tmp / "in.png")
     Image.new("L", (32, 32), 255).save(tmp / "mask.png")
     Image.new("L", (16, 16), 255).save(tmp / "small.png")
@@ -134,6 +237,7 @@ def bad_inputs(run: Path, tmp: Path) -> dict[str, tuple]:
     paint = ["inpaint", "--model", str(run), "--out", str(tmp / "out.png"), "--image"]
     masked = [*paint, str(tmp / "in.png"), "--mask"]
     here = f"output_dir={tmp / 'run'}"
+    other = ["grid", "--model", str(uniform), "--out", str(tmp / "out.png")]
     return {
         "unknown key": (train, ["prior", *CONFIG, "prior.widht=3"], "prior.width"),
         "wrong type": (train, ["prior", *CONFIG, "prior.width=wide"], "prior.width"),
@@ -156,12 +260,21 @@ def bad_inputs(run: Path, tmp: Path) -> dict[str, tuple]:
         "output under a file": (sample, ["grid", "--model", str(run), "--out", str(tmp / "in.png/x.png")], "in.png"),
         "output not PNG": (sample, ["grid", "--model", str(run), "--out", str(tmp / "x.jpg")], ".png"),
         "reference missing": (evaluate, ["--model", str(run), "--reference", "no", "--out", str(tmp / "r.json")], "no folder"),
+        "unknown option": (sample, [*grid, "--option", "eta=1"], "no option"),
+        "option without a value": (sample, [*grid, "--option", "eta"], "name=value"),
+        "unknown ramp": (sample, [*grid, "--guidance-ramp", "steep"], "power_cosine"),
+        "unknown step grid": (sample, [*grid, "--step-grid", "square"], "cosine"),
+        "temperature 0": (sample, [*grid, "--temperature", "0"], "temperature"),
+        "unfit sampler": (sample, [*other, "--sampler", "halton"], "absorbing"),
+        "guidance without label dropout": (sample, [*other, "--guidance", "2"], "label dropout"),
+        "loss and graph": (train, ["prior", *CONFIG, "prior.graph=uniform", "prior.loss=maskgit"], "absorbing"),
+        "codes in unequal parts": (train, ["prior", *CONFIG, f"output_dir={run}", *TINY, "prior.groups=3"], "groups"),
         "no subcommand": (sample, [], "command"),
     }  # fmt: skip
 
 
-def test_every_mistake_gives_one_line_and_exit_code_2(tiny_run, tmp_path, capfd):
-    for what, (program, arguments, said) in bad_inputs(tiny_run, tmp_path).items():
+def test_every_mistake_gives_one_line_and_exit_code_2(tiny_run, uniform_run, tmp_path, capfd):
+    for what, (program, arguments, said) in bad_inputs(tiny_run, uniform_run, tmp_path).items():
         capfd.readouterr()
         try:
             code = run_cli(program.main, arguments)

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch import nn
 
 from diffusion.graph import Absorbing, Uniform
-from diffusion.loss import head_cross_entropy, likelihood_bound, score_entropy, score_entropy_from_logits
+from diffusion.loss import cross_entropy, head_cross_entropy, likelihood_bound, score_entropy, score_entropy_from_logits
 from tests.diffusion.exact import CLEAN as PAIRS
 from tests.diffusion.exact import JOINT, all_states, exact_log_clean, noised_table
 
@@ -68,9 +69,9 @@ def test_expected_gradient_is_zero_at_the_true_score_and_nowhere_near(graph):
         log_score = graph.log_score(moved, states, sigma)
         table = noised_table(graph, level)  # p(x_t | x0)
         expected = sum(
-            JOINT.flatten()[i] * (table[i] * score_entropy(graph, log_score, sigma, states, pair.expand(len(states), 2)).sum(1)).sum()
-            for i, pair in enumerate(PAIRS)
-        )  # fmt: skip
+            p * (row * score_entropy(graph, log_score, sigma, states, pair.expand(len(states), 2)).sum(1)).sum()
+            for p, row, pair in zip(JOINT.flatten(), table, PAIRS, strict=True)
+        )
         (gradient,) = torch.autograd.grad(expected, moved)
         assert (gradient.abs().max() < 1e-10) == (shift == 0.0)
 
@@ -83,7 +84,7 @@ def test_with_the_exact_score_the_bound_is_the_negative_log_probability_of_each_
     nodes, weights = gauss_legendre(12)
     edges = [0.0, *[10.0**-k for k in range(8, 1, -1)], 0.1, 0.5, 0.9, 0.99, 0.999, top]
     bound = torch.zeros(9, dtype=torch.float64)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         for node, weight in zip(nodes, weights, strict=True):
             u = (low + high) / 2 + (high - low) / 2 * node
             level = -math.log1p(-u)
@@ -141,7 +142,7 @@ def test_head_in_chunks_is_the_plain_weighted_cross_entropy_with_its_gradients()
     features = torch.randn(2, 3, 5, 8, requires_grad=True)
     targets, weights = torch.randint(11, (2, 3, 5)), torch.rand(2, 3, 5) * (torch.rand(2, 3, 5) < 0.6)
     assert 0 < int((weights > 0).sum()) < weights.numel()
-    plain = (weights * nn.functional.cross_entropy(head(features).flatten(0, 2), targets.flatten(), reduction="none").view(2, 3, 5)).sum()
+    plain = (weights * cross_entropy(head(features), targets)).sum()
     wanted = torch.autograd.grad(3 * plain, [features, head.weight, head.bias])
     for chunk_elements in (11, 44, 1 << 20):
         got = head_cross_entropy(features, head, targets, weights, chunk_elements)

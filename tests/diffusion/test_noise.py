@@ -35,7 +35,7 @@ def test_settings_out_of_range():
     for name, options in (
         ("loglinear", {"eps": 0.0}), ("cosine", {"eps": 1.0}), ("polynomial", {"power": 0.5}), ("geometric", {"sigma_min": 30.0})
     ):  # fmt: skip
-        with pytest.raises(ValueError, match="wanted|must lie"):
+        with pytest.raises(ValueError, match=r"wanted|must lie"):
             NOISES[name](**options)
 
 

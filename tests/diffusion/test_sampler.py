@@ -1,5 +1,6 @@
 """Samplers against exact answers: on two correlated positions whole distributions are pushed through the steps."""
 
+import itertools
 import math
 
 import pytest
@@ -29,6 +30,7 @@ from diffusion.sampler import (
 from diffusion.walk import draw_categorical, known_codes, sharpen, step_times
 from tests.diffusion.exact import (
     JOINT,
+    WEAK,
     all_states,
     constant_network,
     exact_log_clean,
@@ -41,7 +43,9 @@ from tests.diffusion.exact import (
 
 ABSORBING, UNIFORM = Absorbing(3), Uniform(3)
 BOTH = pytest.mark.parametrize("graph", [ABSORBING, UNIFORM], ids=["absorbing", "uniform"])
-FITTING = [(name, graph) for name in SAMPLERS for graph in (ABSORBING, UNIFORM) if graph is ABSORBING or name not in NEEDS_MASK]
+FITTING = [
+    (name, graph) for name in SAMPLERS for graph in (ABSORBING, UNIFORM) if graph is ABSORBING or name not in NEEDS_MASK
+]
 EACH = pytest.mark.parametrize(("name", "graph"), FITTING, ids=[f"{name}-{graph.name}" for name, graph in FITTING])
 
 
@@ -63,14 +67,14 @@ def scalar(value):
     return torch.tensor(value, dtype=torch.float64)
 
 
-def pushed(graph, make_jump, steps, start, end):
+def pushed(graph, make_matrix, steps, start, end, joint=JOINT):
     """p after `steps` equal steps in t from the exact marginal at `start` to `end`, and the exact one there."""
     noise, states = noise_of(graph), all_states(graph)
     times = torch.linspace(start, end, steps + 1, dtype=torch.float64)
-    p = marginal(graph, noise(times[0])[0])
-    for t, t_next in zip(times[:-1], times[1:], strict=True):
-        p = p @ make_jump(graph, noise, states, t, t_next)
-    return total_variation(p, marginal(graph, noise(times[-1])[0]))
+    p = marginal(graph, noise(times[0])[0], joint)
+    for t, t_next in itertools.pairwise(times):
+        p = p @ make_matrix(graph, noise, states, t, t_next)
+    return total_variation(p, marginal(graph, noise(times[-1])[0], joint))
 
 
 def clean(graph, states, sigma):
@@ -79,12 +83,16 @@ def clean(graph, states, sigma):
 
 def euler_matrix(graph, noise, states, t, t_next):
     sigma, dsigma = noise(t)
-    return pair_matrix(graph, euler_jump(graph, clean(graph, states, sigma), states, sigma, float((t - t_next) * dsigma)))
+    return pair_matrix(
+        graph, euler_jump(graph, clean(graph, states, sigma), states, sigma, float((t - t_next) * dsigma))
+    )
 
 
 def tau_matrix(graph, noise, states, t, t_next):
     sigma, dsigma = noise(t)
-    return pair_matrix(graph, tau_leaping_jump(graph, clean(graph, states, sigma), states, sigma, float((t - t_next) * dsigma)))
+    return pair_matrix(
+        graph, tau_leaping_jump(graph, clean(graph, states, sigma), states, sigma, float((t - t_next) * dsigma))
+    )
 
 
 def tweedie_matrix(graph, noise, states, t, t_next):
@@ -95,7 +103,8 @@ def tweedie_matrix(graph, noise, states, t, t_next):
 def theta_matrix(graph, noise, states, t, t_next, theta=0.4):
     def rates(level):
         sigma, dsigma = noise(level)
-        found = reverse_rates(graph, clean(graph, states, sigma), states, sigma)
+        log_clean = exact_log_clean(graph, states, sigma.expand(len(states)), WEAK)
+        found = reverse_rates(graph, log_clean, states, sigma)
         return dsigma * found.total[..., None] * found.log_target.exp()  # (S^2, 2, V)
 
     first, second = rates(t), rates(t - theta * (t - t_next))
@@ -114,14 +123,14 @@ def theta_matrix(graph, noise, states, t, t_next, theta=0.4):
 def test_first_order_samplers_halve_their_error_as_steps_double(graph, make):
     errors = [pushed(graph, make, steps, 0.9, 0.3) for steps in (32, 64, 128)]
     assert errors[0] > 1e-5
-    for coarse, fine in zip(errors[:-1], errors[1:], strict=True):
+    for coarse, fine in itertools.pairwise(errors):
         assert 1.8 < coarse / fine < 2.2
 
 
 def test_theta_trapezoidal_quarters_it():
-    errors = [pushed(ABSORBING, theta_matrix, steps, 0.9, 0.3) for steps in (16, 32, 64)]
+    errors = [pushed(ABSORBING, theta_matrix, steps, 0.9, 0.3, WEAK) for steps in (16, 32, 64)]
     assert errors[0] > 1e-6
-    for coarse, fine in zip(errors[:-1], errors[1:], strict=True):
+    for coarse, fine in itertools.pairwise(errors):
         assert 3.5 < coarse / fine < 4.5
 
 
@@ -198,14 +207,18 @@ def test_informed_corrector_with_random_choice_is_a_gibbs_step():
 
 @EACH
 def test_many_steps_give_the_joint_distribution(name, graph):
-    options = {"maskgit": {"choice_temperature": 1e6}, "entropy_bound": {"bound": 0.0}, "informed_corrector": {"temperature": 1e6}}
+    options = {
+        "maskgit": {"choice_temperature": 1e6},
+        "entropy_bound": {"bound": 0.0},
+        "informed_corrector": {"temperature": 1e6},
+    }
     if name == "remdm":
-        options["remdm"] = {"mode": "rescale", "eta": 0.2}
-    steps = 2 if name in ("first_hitting", "halton", "maskgit", "entropy_bound") else 48
-    walk = walk_of(graph, noise_of(graph), n=6000, steps=steps)
+        options["remdm"] = {"mode": "rescale", "eta": 0.05}
+    steps = 2 if name in ("first_hitting", "halton", "maskgit", "entropy_bound") else 32
+    walk = walk_of(graph, noise_of(graph), n=4000, steps=steps)
     SAMPLERS[name](walk, **options.get(name, {}))
-    noise_floor = 0.012  # of 6,000 draws from the joint itself: about 0.010
-    assert total_variation(pair_table(walk.codes), JOINT.flatten()) < noise_floor + (0.02 if steps > 2 else 0.005)
+    # 4,000 draws from the joint itself lie about 0.015 away; independent positions would lie 0.27 away.
+    assert total_variation(pair_table(walk.codes), JOINT.flatten()) < (0.04 if steps > 2 else 0.03)
 
 
 @EACH
@@ -217,7 +230,7 @@ def test_known_codes_never_change_no_mask_is_left_and_steps_are_told(name, graph
         on_step=lambda step, codes: seen.append((step, codes.clone())),
     )  # fmt: skip
     SAMPLERS[name](walk)
-    assert bool((walk.codes[:, 0] == 2).all()) and 0 <= int(walk.codes.min()) and int(walk.codes.max()) < 3
+    assert bool((walk.codes[:, 0] == 2).all()) and int(walk.codes.min()) >= 0 and int(walk.codes.max()) < 3
     assert [step for step, _ in seen] == list(range(1, len(seen) + 1)) and 1 <= len(seen) <= 4
     if graph is ABSORBING:
         assert all(bool((codes[:, 0] == 2).all()) for _, codes in seen)
@@ -289,10 +302,10 @@ def test_scheduled_numbers_count_only_what_is_hidden():
 
 
 def test_halton_order_is_a_permutation_that_spreads():
-    order = halton_order((8, 8))
-    assert order.flatten().sort().values.tolist() == list(range(64))
-    first = torch.nonzero(order < 4)
-    assert {(int(r) // 4, int(c) // 4) for r, c in first} == {(0, 0), (0, 1), (1, 0), (1, 1)}  # one in each quarter
+    order = halton_order((6, 6))
+    assert order.flatten().sort().values.tolist() == list(range(36))
+    first = torch.nonzero(order < 6)
+    assert len({(int(row) // 2, int(column) // 3) for row, column in first}) == 6  # one in each of 3 x 2 boxes
     cells = halton_order((3, 3, 2))
     assert torch.equal(cells[..., 1], cells[..., 0] + 1) and torch.equal(cells[..., 0], 2 * halton_order((3, 3)))
 
@@ -318,7 +331,10 @@ def test_first_hitting_is_exact_and_shows_one_at_a_time():
 
 
 def test_remdm_and_correctors_do_change_codes_again():
-    for name, options in (("remdm", {"mode": "rescale", "eta": 1.0}), ("informed_corrector", {"redraw": 1.0}), ("predictor_corrector", {"churn": 1.0})):  # fmt: skip
+    strong: dict[str, dict] = {
+        "remdm": {"mode": "rescale", "eta": 1.0}, "informed_corrector": {"redraw": 1.0}, "predictor_corrector": {"churn": 1.0},
+    }  # fmt: skip
+    for name, options in strong.items():
         seen = []
         walk = walk_of(
             ABSORBING, LogLinear(), n=50, steps=20, on_step=lambda step, codes, seen=seen: seen.append(codes.clone())
@@ -398,5 +414,5 @@ def test_mistakes_are_named():
     bad = {"churn": 0.0, "theta": 0.9, "choice_temperature": -1.0, "bound": -1.0, "eta": 2.0, "redraw": 0.0}
     for name in SAMPLERS:
         for option in sampler_options(name).keys() & bad:
-            with pytest.raises(UserError, match="wanted|must"):
+            with pytest.raises(UserError, match=r"wanted|must"):
                 SAMPLERS[name](walk_of(ABSORBING, LogLinear()), **{option: bad[option]})
