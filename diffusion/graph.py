@@ -96,6 +96,11 @@ class Absorbing:
         check_sigma(sigma)
         return torch.full_like(sigma, torch.inf)
 
+    def posterior(self, logits: Tensor, codes: Tensor, sigma: Tensor) -> Tensor:
+        """Logits of p(x0 | noised codes), of a network's: themselves, because a masked position tells nothing of its x0."""
+        del codes, sigma
+        return logits
+
     def log_score(self, logits: Tensor, codes: Tensor, sigma: Tensor) -> Tensor:
         """The log-score `(B, ..., S)` of a network that predicts p(x0 | visible codes) (RADD, arXiv 2406.03736, eq. 3.2).
 
@@ -176,6 +181,20 @@ class Uniform:
         stay = torch.exp(-sigma) + move
         entropy = torch.xlogy(stay, stay) + (self.vocab_size - 1) * torch.xlogy(move, move)
         return entropy + torch.log(torch.as_tensor(float(self.vocab_size)))
+
+    def posterior(self, logits: Tensor, codes: Tensor, sigma: Tensor) -> Tensor:
+        """Logits `(B, ..., V)` of p(x0 | noised codes), of a network that says what the other positions tell of x0.
+
+        Bayes' rule: p(x | x0), known exactly, is 1 / r times as large for x0 = x as for any other code. A network that knew
+        nothing would thus already keep codes while there is little noise, rather than have to learn to copy them.
+
+        Args:
+            logits: `(B, ..., V)`; codes: noised codes x `(B, ...)`; sigma: `(B,)`, above 0.
+        """
+        check_codes(codes, self.num_states)
+        check_sigma(sigma)
+        bonus = per_position(-torch.log(self.ratio(sigma)), codes).to(logits.dtype).expand(codes.shape)[..., None]
+        return logits.scatter_add(-1, codes[..., None], bonus)
 
     def log_score(self, logits: Tensor, codes: Tensor, sigma: Tensor) -> Tensor:
         """The log-score `(B, ..., V)` of a network that predicts p(x0 | noised codes), a valid score for any p.

@@ -89,6 +89,8 @@ def prior_network(
         if raw_score:
             assert not isinstance(graph, Absorbing)
             output = graph.log_clean(graph.raw_log_score(output, codes), codes, sigma)
+        else:
+            output = graph.posterior(output, codes, sigma.to(output.dtype))
         output = torch.log_softmax(output, dim=-1)
         return output.unflatten(0, (2 if guided else 1, -1))
 

@@ -72,6 +72,13 @@ def score_entropy_from_logits(graph: Graph, logits: Tensor, sigma: Tensor, noise
     return torch.where(masked, cross_entropy(logits, clean) / per_position(torch.expm1(sigma), clean), 0.0)
 
 
+def graph_log_score(graph: Graph, output: Tensor, codes: Tensor, sigma: Tensor, raw_score: bool) -> Tensor:
+    """The log-score `(B, ..., S)` that a network's output `(B, ..., V)` stands for: SEDD's own where `raw_score`, else x0's."""
+    if raw_score and not isinstance(graph, Absorbing):
+        return graph.raw_log_score(output, codes)
+    return graph.log_score(graph.posterior(at_least_float32(output), codes, sigma), codes, sigma)
+
+
 def cross_entropy(logits: Tensor, clean: Tensor) -> Tensor:
     """-ln p(x0) `(B, ...)` of logits `(B, ..., V)`, in float32 or better."""
     logits = at_least_float32(logits)
@@ -178,7 +185,7 @@ def likelihood_bound(
     in each of `points` equal strata of u.
 
     Args:
-        model: `(codes, sigma, labels) -> output (..., V)`, on the device of `codes`.
+        model: `(codes, sigma, labels) -> output (..., V)`, on the device of `codes`; see `graph_log_score`.
         codes: clean codes `(N, ...)`; labels: `(N,)`.
         generator: a CPU generator.
         raw_score: whether the output is SEDD's log-score rather than logits of p(x0) (uniform graph only).
@@ -199,7 +206,7 @@ def likelihood_bound(
                 masked = noised == graph.mask_state
                 nats = torch.where(masked, cross_entropy(output, clean), 0.0).flatten(1).sum(1).double().cpu() / u
             else:
-                log_score = graph.raw_log_score(output, noised) if raw_score else graph.log_score(output, noised, sigma)
+                log_score = graph_log_score(graph, output.double(), noised, sigma, raw_score)
                 nats = score_entropy(graph, log_score, sigma, noised, clean).flatten(1).sum(1).double().cpu() / (1 - u)
             total += nats * top / points
         bounds.append(total / clean[0].numel())

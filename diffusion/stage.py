@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader
 from common.checkpoint import save_model, warm_ema
 from common.config import TrainConfig
 from diffusion.codes import digit_base, split_codes
-from diffusion.graph import GRAPHS, Absorbing, build_graph, per_position
-from diffusion.loss import likelihood_bound, score_entropy
+from diffusion.graph import GRAPHS, Absorbing, at_least_float32, build_graph, per_position
+from diffusion.loss import cross_entropy, graph_log_score, likelihood_bound, score_entropy
 from diffusion.noise import NOISES, LogLinear, build_noise, stratified_times
 from diffusion.transformer import Transformer2D
 
-LOSSES = ("score_entropy", "lambda_dce", "maskgit")
+LOSSES = ("auto", "score_entropy", "lambda_dce", "maskgit", "cross_entropy")
 
 
 @dataclass
@@ -30,9 +30,12 @@ class PriorConfig:
 
     graph: str = "absorbing"  # absorbing | uniform
     noise: str = "loglinear"  # loglinear | cosine | geometric | polynomial
-    # score_entropy: the likelihood bound under `noise`. Absorbing graph only: lambda_dce, the same bound drawn in the mask
-    # rate; maskgit, cosine mask rates and equal weights, for sample quality rather than likelihood.
-    loss: str = "score_entropy"
+    # auto: score_entropy on the absorbing graph, cross_entropy on the uniform one.
+    # score_entropy: the likelihood bound under `noise`.
+    # lambda_dce (absorbing): the same bound drawn in the mask rate.
+    # maskgit (absorbing): cosine mask rates and equal weights, for sample quality rather than likelihood.
+    # cross_entropy (uniform): of p(x0 | noised codes) at every position, least for the same p and of far lower variance.
+    loss: str = "auto"
     parametrization: str = "x0"  # x0: the network predicts clean codes | score: SEDD's raw log-score (uniform graph)
     groups: int = 1  # parts a code is split into, each with a mask state of its own
     width: int = 192
@@ -55,8 +58,12 @@ class PriorConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
-        if self.graph == "uniform" and self.loss != "score_entropy":
+        if self.graph == "uniform" and self.loss in ("lambda_dce", "maskgit"):
             raise ValueError(f"loss {self.loss} needs the absorbing graph: set prior.loss=score_entropy")
+        if self.loss == "cross_entropy" and (self.graph, self.parametrization) != ("uniform", "x0"):
+            raise ValueError(
+                "loss cross_entropy needs the uniform graph and parametrization x0: set prior.loss=score_entropy"
+            )
         if self.graph == "absorbing" and self.parametrization != "x0":
             raise ValueError("parametrization score needs the uniform graph: set prior.parametrization=x0")
         for name in ("width", "depth", "heads", "groups"):
@@ -105,8 +112,12 @@ class PriorStage:
     ) -> None:
         self.accelerator, self.train, self.seed = accelerator, config.train, seed
         self.label_dropout = config.label_dropout
+        uniform = config.graph == "uniform"
         if config.time_conditioned is None:
-            config = replace(config, time_conditioned=config.graph == "uniform")
+            config = replace(config, time_conditioned=uniform)
+        if config.loss == "auto":
+            easy = uniform and config.parametrization == "x0"
+            config = replace(config, loss="cross_entropy" if easy else "score_entropy")
         architecture = {key: value for key, value in asdict(config).items() if key != "train"}
         self.model_config = architecture | {
             "codebook_size": codebook_size,
@@ -162,13 +173,12 @@ class PriorStage:
             loss = self.model(noised, sigma, labels, codes, weights)
         else:
             output = self.model(noised, sigma, labels)
-            score = (
-                self.graph.raw_log_score(output, noised)
-                if self.raw_score
-                else self.graph.log_score(output, noised, sigma)
-            )
-            entropy = score_entropy(self.graph, score, sigma, noised, codes)
-            loss = (entropy.flatten(1).mean(1) * dsigma).mean()
+            if self.loss == "cross_entropy":  # (D3PM, arXiv 2107.03006, equation 5, its second part)
+                loss = cross_entropy(self.graph.posterior(at_least_float32(output), noised, sigma), codes).mean()
+            else:
+                score = graph_log_score(self.graph, output, noised, sigma, self.raw_score)
+                entropy = score_entropy(self.graph, score, sigma, noised, codes)
+                loss = (entropy.flatten(1).mean(1) * dsigma).mean()
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.grad_clip)
         self.optimizer.step()

@@ -72,6 +72,15 @@ def test_uniform_score_of_clean_predictions_is_the_dense_sum_and_can_be_inverted
         torch.testing.assert_close(clean.exp(), logits.softmax(-1), atol=1e-6, rtol=1e-5)
 
 
+def test_posterior_is_bayes_rule():
+    prior = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    codes, sigma = torch.tensor([[2]]), torch.tensor([0.7], dtype=torch.float64)
+    wanted = prior * rows(UNIFORM, 0.7)[:, 2]
+    got = UNIFORM.posterior(prior.log().expand(1, 1, 4), codes, sigma).softmax(-1)[0, 0]
+    torch.testing.assert_close(got, wanted / wanted.sum())
+    assert torch.equal(ABSORBING.posterior(prior[None, None], codes, sigma), prior[None, None])
+
+
 def test_raw_score_is_one_at_the_present_code():
     codes = torch.tensor([[1, 3]])
     raw = UNIFORM.raw_log_score(torch.ones(1, 2, 4), codes)
