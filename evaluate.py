@@ -123,11 +123,11 @@ def score_model(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def score_images(args: argparse.Namespace) -> dict[str, Any]:
-    """Frechet distance of a folder of pictures, at the size of its first."""
+    """Frechet distance of a folder of pictures, at the size of its first, or at the reference's own."""
     from common.data import find_pictures, load_folder
     from common.imageio import read_image
 
-    size = min(read_image(find_pictures(args.images)[0]).size)
+    size = 32 if args.reference == "mnist5k" else min(read_image(find_pictures(args.images)[0]).size)
     pictures, reference = load_folder(args.images, size, 3), load_reference(args.reference, size, 3)
     return {"images": str(args.images), "samples": frechet(pictures.pixels, reference.pixels, args.reference)}
 

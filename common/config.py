@@ -82,7 +82,7 @@ def load_config(schema: type[Config], path: str | Path, overrides: Sequence[str]
         raise UserError(_unknown_key(schema, str(error.full_key))) from error
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{error.full_key}: {reason}; mend it in {path} or among the overrides") from error
+        raise UserError(f"{error.full_key or path}: {reason}; mend it in {path} or among the overrides") from error
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
 

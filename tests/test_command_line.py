@@ -145,6 +145,27 @@ def test_every_kind_of_prior_trains_draws_and_repaints(tiny_run, tmp_path, kind)
     assert np.array_equal(np.asarray(image)[kept], np.asarray(painted)[kept])
 
 
+@pytest.mark.parametrize("graph", ["absorbing", "uniform"])
+def test_bound_on_held_out_digits_falls_with_training_and_stays_above_their_entropy(tiny_run, tmp_path, graph):
+    bits = []
+    for steps in (1, 60):
+        folder = tmp_path / str(steps)
+        folder.mkdir()
+        (folder / "tokenizer").symlink_to(tiny_run / "tokenizer")
+        more = [
+            f"prior.graph={graph}",
+            "prior.noise=loglinear",
+            "prior.train.learning_rate=3e-3",
+            "prior.train.warmup_steps=5",
+        ]
+        more += [f"prior.train.steps={steps}", "prior.train.ema_decay=0.5", "prior.train.checkpoint_every=1000"]
+        assert run_cli(train.main, ["prior", *CONFIG, f"output_dir={folder}", *TINY, *more]) == 0
+        bits.append(json.loads((folder / "prior/config.json").read_text())["held_out"]["bits_per_code"])
+    # 50 held-out pictures a class, all different: no model can give them less than log2 50 bits each on average.
+    entropy = np.log2(50) / 64
+    assert entropy < bits[1] < bits[0] - 0.3 and bits[0] < 4.6  # 16 codes: 4 bits at the start
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_draws_from_the_command_line(tiny_run, tmp_path, name, capsys):
     out = tmp_path / "grid.png"
@@ -230,6 +251,7 @@ def bad_inputs(run: Path, uniform: Path, tmp: Path) -> dict[str, tuple]:
     Image.new("L", (16, 16), 255).save(tmp / "small.png")
     (tmp / "broken.png").write_bytes(b"\x89PNG nothing")
     (tmp / "empty").mkdir()
+    (tmp / "flat.yaml").write_text("prior: 3\n")
     (tmp / "half").mkdir()
     (tmp / "half/tokenizer").symlink_to(run / "tokenizer")
     (tmp / "locked.png").mkdir()
@@ -241,6 +263,7 @@ def bad_inputs(run: Path, uniform: Path, tmp: Path) -> dict[str, tuple]:
     return {
         "unknown key": (train, ["prior", *CONFIG, "prior.widht=3"], "prior.width"),
         "wrong type": (train, ["prior", *CONFIG, "prior.width=wide"], "prior.width"),
+        "section that is none": (train, ["prior", "--config", str(tmp / "flat.yaml")], "flat.yaml"),
         "no configuration": (train, ["prior", "--config", "none.yaml"], "none.yaml"),
         "no pictures": (train, ["tokenizer", *CONFIG, here, "data.source=folder", f"data.path={tmp / 'empty'}"], "no pictures"),
         "no folder": (train, ["tokenizer", *CONFIG, here, "data.source=folder", "data.path=nowhere"], "nowhere"),

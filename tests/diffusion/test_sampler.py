@@ -236,6 +236,23 @@ def test_known_codes_never_change_no_mask_is_left_and_steps_are_told(name, graph
         assert all(bool((codes[:, 0] == 2).all()) for _, codes in seen)
 
 
+def test_on_the_uniform_graph_known_codes_enter_noised_to_the_steps_level():
+    known, hidden = torch.full((2,), 1), torch.tensor([False, True])
+    project = known_codes(UNIFORM, known, hidden)
+    codes = torch.zeros(8000, 2, dtype=torch.int64)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw():
+        return torch.rand(8000, 2, generator=generator, dtype=torch.float64)
+
+    noised = project(codes, torch.full((8000,), 0.7).double(), draw)
+    assert bool((noised[:, 1] == 0).all())
+    share = noised[:, 0].bincount(minlength=3).double() / 8000
+    wanted = UNIFORM.transition(torch.tensor([[1]]), torch.tensor([0.7]).double())[0, 0]
+    torch.testing.assert_close(share, wanted, atol=0.02, rtol=0)
+    assert bool((project(codes, torch.zeros(8000), draw)[:, 0] == 1).all())
+
+
 @EACH
 def test_same_streams_same_codes_in_any_batch_and_with_skipping(name, graph):
     def draw(rows, time_free=False):
