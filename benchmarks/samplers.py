@@ -52,7 +52,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for index, name in enumerate(dict.fromkeys(row["sampler"] for row in rows)):
         own = [row for row in rows if row["sampler"] == name]
         for axis, score in zip(axes, ("frechet_distance", "accuracy"), strict=True):
-            style = {"marker": "os^Dv"[index % 5], "linestyle": ["-", "--", ":"][index % 3]}
+            style = {"marker": "os^Dv"[index % 5], "linestyle": ["-", "--", ":"][index % 3], "color": f"C{index}"}
+            if index >= 10:  # there are ten colours
+                style["color"] = "black"
             axis.plot([row["network_calls"] for row in own], [row[score] for row in own], label=name, **style)
             axis.set(xlabel="network calls a picture", ylabel=score.replace("_", " "), xscale="log")
     axes[0].set_yscale("log")

@@ -135,6 +135,8 @@ def test_every_kind_of_prior_trains_draws_and_repaints(tiny_run, tmp_path, kind)
     lines = [json.loads(line) for line in (tmp_path / "logs/prior.jsonl").read_text().splitlines()]
     assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
     assert 2 < lines[-1]["held_out_bits_per_code"] < 8  # log2 16 = 4 at the start
+    if kind == "maskgit":  # equal weights that sum to 1: the head begins at zero, and all 16 codes at log 16
+        assert lines[0]["loss"] == pytest.approx(np.log(16), rel=1e-3)
     generator = ImageGenerator.from_pretrained(tmp_path, "cpu")
     drawn = generator.generate_codes(4, [1, 2], Settings(3, 2.0), seed=1)
     assert drawn.codes.shape == (4, 8, 8) and int(drawn.codes.min()) >= 0 and int(drawn.codes.max()) < 16

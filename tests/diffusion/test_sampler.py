@@ -338,6 +338,57 @@ def test_entropy_bound_shows_sure_codes_together_and_unsure_ones_alone():
     assert calls == [1, 10]
 
 
+def rows_network(probabilities):
+    """p(x0) that differs by position `(n, V)` and looks at nothing."""
+
+    def network(codes, sigma, rows):
+        del sigma, rows
+        return probabilities.log().expand(1, len(codes), *probabilities.shape)
+
+    return network
+
+
+def test_entropy_bound_leaves_out_the_largest_entropy():
+    # Six positions of entropy 0.199 nats: three fit under 0.45, the last of which does not count; so do the next three.
+    row = torch.tensor([0.95, 0.05, 1e-9], dtype=torch.float64)
+    left: list[int] = []
+    walk = walk_of(
+        ABSORBING, LogLinear(), shape=(6,), steps=6, network=constant_network(row / row.sum()),
+        on_step=lambda step, codes: left.append(int((codes == 3).sum())),
+    )  # fmt: skip
+    SAMPLERS["entropy_bound"](walk, bound=0.45)
+    assert left == [3, 0]
+
+
+def test_halton_shows_positions_in_its_order():
+    shown: list[torch.Tensor] = []
+    walk = walk_of(
+        ABSORBING, LogLinear(), n=2, steps=16, shape=(4, 4), network=constant_network(torch.ones(3).double() / 3),
+        on_step=lambda step, codes: shown.append(codes.clone()),
+    )  # fmt: skip
+    SAMPLERS["halton"](walk)
+    order = halton_order((4, 4))
+    for step, codes in enumerate(shown):
+        assert torch.equal(codes != 3, (order <= step).expand(2, 4, 4))
+
+
+def test_greedy_maskgit_shows_the_surest_first():
+    shares = torch.tensor([0.6, 0.9, 0.7, 0.99, 0.8], dtype=torch.float64)
+    probabilities = torch.stack([shares, (1 - shares) * 1e-9, (1 - shares) * (1 - 1e-9)], -1)
+    first: list[torch.Tensor] = []
+    walk = walk_of(
+        ABSORBING, LogLinear(), n=200, steps=5, shape=(5,), network=rows_network(probabilities),
+        on_step=lambda step, codes: first.append(codes.clone()),
+    )  # fmt: skip
+    SAMPLERS["maskgit"](walk, choice_temperature=0)
+    drawn = walk.codes  # code 2 has log-probability log(1 - share): the lower the share, the surer
+    confidence = torch.where(drawn == 0, shares, 1 - shares)
+    chosen = (first[0] != 3).int().argmax(1)
+    assert (first[0] != 3).sum(1).tolist() == [1] * 200
+    # At the first step every position was drawn; the shown one is at least as sure as 0.99 drawn as 0 would be, or that one.
+    assert bool((confidence.gather(1, chosen[:, None]) >= 0.9).all()) and (chosen == 3).double().mean() > 0.9
+
+
 def test_first_hitting_is_exact_and_shows_one_at_a_time():
     left = []
     walk = walk_of(
