@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Dataset
 
     from common.config import TrainConfig
-    from common.data import DataConfig, ImageData
+    from common.data import DataConfig, Images
 
 
 def run_schema() -> type:
@@ -58,12 +58,18 @@ def learning_rate_scale(step: int, train: TrainConfig) -> float:
 def build_accelerator(train: TrainConfig, output_dir: Path) -> Accelerator:
     """Devices, processes and precision; on a machine without an accelerator, processes talk over gloo."""
     import torch
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
+    # Buffers are kept equal by their owners: a codebook is moved by sums over all processes.
+    parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     try:
         return Accelerator(
-            cpu=cpu, mixed_precision=train.mixed_precision, log_with=train.trackers or None, project_dir=str(output_dir)
+            cpu=cpu,
+            mixed_precision=train.mixed_precision,
+            log_with=train.trackers or None,
+            project_dir=str(output_dir),
+            kwargs_handlers=[parallel],
         )
     except ValueError as error:
         raise UserError(f"train.trackers={train.trackers} or mixed_precision cannot be used here: {error}") from error
@@ -108,6 +114,7 @@ def run_stage(
     from common.curves import draw_curves
     from common.data import StepSampler
     from common.model_card import write_model_card
+    from common.skipping import SkippedSteps
 
     first, checkpoint = start_step(train, output_dir, stage.name)
     if checkpoint is not None:
@@ -135,7 +142,7 @@ def run_stage(
         accelerator.num_processes,
     )
     loader: DataLoader = DataLoader(training_set, batch_sampler=sampler, num_workers=workers)
-    evaluation: DataLoader = DataLoader(held_out, batch_size=100)
+    evaluation: DataLoader = DataLoader(held_out, batch_size=min(100, train.batch_size), num_workers=workers)
     log_path = output_dir / "logs" / f"{stage.name}.jsonl"
     log_path.parent.mkdir(parents=True, exist_ok=True)
     if train.trackers:
@@ -151,6 +158,7 @@ def run_stage(
         log_path.unlink(missing_ok=True)
     torch.manual_seed(seed + 7919 * first + accelerator.process_index)
     stage.model.train()
+    skips = SkippedSteps(stage.name, output_dir, train.max_skipped_steps)
     bar = tqdm(
         loader,
         desc=stage.name,
@@ -163,8 +171,11 @@ def run_stage(
         stage.set_learning_rate(learning_rate_scale(step, train))
         metrics = stage.step(batch, step)
         done = step + 1
+        skips.count(bool(metrics.pop("skipped")), done)
         if done % train.log_every == 0 or done == train.steps:
-            values = {name: float(value) for name, value in metrics.items()}
+            values = {name: float(value) for name, value in metrics.items()} | stage.take_window()
+            if skips.total:
+                values["skipped_steps"] = skips.total
             note(done, values)
             bar.set_postfix({name: f"{value:.3f}" for name, value in values.items() if name.startswith("loss")})
         if done % train.checkpoint_every == 0 or done == train.steps:
@@ -187,7 +198,7 @@ def run_stage(
     accelerator.end_training()
 
 
-def load_split(config: DataConfig, split: str, accelerator: Accelerator) -> ImageData:
+def load_split(config: DataConfig, split: str, accelerator: Accelerator) -> Images:
     """One split of the pictures; says how many there are, and how many files did not decode."""
     from common.data import load_images
 
@@ -250,7 +261,9 @@ def train_prior(config: Any) -> None:
     set_seed(config.seed)
     training_set, held_out, tokenizer, names, key = encode_splits(config, accelerator)
     height, width = training_set.codes.shape[1:3]
-    stage = PriorStage(config.prior, accelerator, tokenizer.codebook_size, (height, width), names, config.seed)
+    stage = PriorStage(
+        config.prior, accelerator, tokenizer.codebook_size, (height, width), names, config.seed, tokenizer.groups
+    )
     extra = {"data_key": key, "data_source": config.data.source, "steps": train.steps}
     run_stage(stage, train, accelerator, training_set, held_out, output_dir, extra, config.seed, config.data.workers)
 

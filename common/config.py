@@ -32,6 +32,7 @@ class TrainConfig:
     ema_decay: float = 0.999
     mixed_precision: str = "no"  # no | bf16 | fp16
     grad_clip: float = 1.0
+    max_skipped_steps: int = 10  # steps in a row with a loss or gradient that is not finite, after which a run stops
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
     log_every: int = 20
@@ -39,7 +40,7 @@ class TrainConfig:
     trackers: list[str] = field(default_factory=list)  # names that accelerate knows, such as tensorboard or wandb
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every"):
+        for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "grad_clip"):

@@ -1,14 +1,16 @@
-"""Image data: the embedded digits or a folder of pictures, and the order in which training meets them."""
+"""Image data: the embedded digits, a folder of pictures or one of torchvision's sets, and the order of training."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,26 +19,29 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from common.errors import UserError
-from common.imageio import SUFFIXES, read_image, to_model_mode
+from common.imageio import SUFFIXES, read_image, to_model_mode, to_tensor
 
 log = logging.getLogger(__name__)
-SOURCES = ("mnist5k", "folder")
+SOURCES = ("mnist5k", "folder", "torchvision:<Name>")
+IN_MEMORY_LIMIT = 2 << 30  # bytes of decoded pictures; above it a folder is read anew every time
 
 
 @dataclass
 class DataConfig:
     """`data.*` of a run's configuration."""
 
-    source: str = "mnist5k"  # mnist5k (embedded) | folder
-    path: str = ""  # for folder: one folder a class, or a flat one; may hold train/ and val/ of either form
+    source: str = "mnist5k"  # mnist5k (embedded) | folder | torchvision:<Name>, such as torchvision:CIFAR10
+    # folder: one folder a class, or a flat one; may hold train/ and val/ of either form. torchvision: where to keep the files
+    path: str = ""
     image_size: int = 32  # pixels a side
     channels: int = 1  # 1 or 3
     holdout: float = 0.1  # share held out of a folder that has no train/ and val/
     workers: int = 0  # loader processes
     flip: bool = False  # mirror training pictures at random; wrong for digits and letters
+    in_memory: bool | None = None  # decode a folder once and keep it; None: where that takes up to 2 GiB
 
     def __post_init__(self) -> None:
-        if self.source not in SOURCES:
+        if self.source not in SOURCES and not self.source.startswith("torchvision:"):
             raise ValueError(f"data.source must be one of {', '.join(SOURCES)}, got '{self.source}'")
         if self.channels not in (1, 3):
             raise ValueError(f"data.channels must be 1 or 3, got {self.channels}")
@@ -72,11 +77,54 @@ class ImageData(Dataset):
         return image, self.labels[index]
 
 
-def load_images(config: DataConfig, split: str) -> ImageData:
+class ImageFiles(Dataset):
+    """Pictures read from their files each time: items and attributes as `ImageData`, without `pixels`.
+
+    A file that does not decode is named once in the log, and the next one stands in for it.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        labels: Tensor,
+        class_names: list[str],
+        fingerprint: str,
+        config: DataConfig,
+        flip: bool,
+    ) -> None:
+        self.files, self.labels, self.class_names = files, labels, class_names
+        self.fingerprint, self.config, self.flip = fingerprint, config, flip
+        self.skipped: list[Path] = []
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        for place in (*range(index, len(self)), *range(index)):
+            try:
+                square = fit_square(read_image(self.files[place]), self.config.image_size, self.config.channels)
+            except UserError as error:
+                if self.files[place] not in self.skipped:
+                    log.warning("skipped: %s", error)
+                    self.skipped.append(self.files[place])
+                continue
+            image = to_tensor(square, self.config.channels)
+            if self.flip and torch.rand(()) < 0.5:
+                image = image.flip(-1)
+            return image, self.labels[place]
+        raise UserError(f"none of the {len(self)} pictures decodes: check the files")
+
+
+Images = ImageData | ImageFiles
+
+
+def load_images(config: DataConfig, split: str) -> Images:
     """The "train" or "val" split that `config` names. Raises UserError where there is nothing to read."""
     flip = config.flip and split == "train"
     if config.source == "mnist5k":
         return _mnist5k(config, split, flip)
+    if config.source.startswith("torchvision:"):
+        return _torchvision(config, split, flip)
     root = Path(config.path)
     if not config.path or not root.is_dir():
         raise UserError(f"no folder '{config.path}': set data.path to a folder of pictures")
@@ -91,9 +139,11 @@ def load_images(config: DataConfig, split: str) -> ImageData:
 
 
 def load_folder(path: str | Path, image_size: int, channels: int) -> ImageData:
-    """All pictures under `path`, without a split."""
-    config = DataConfig(source="folder", path=str(path), image_size=image_size, channels=channels)
-    return _read_pictures(Path(path), find_pictures(Path(path)), config, flip=False)
+    """All pictures under `path`, without a split, in memory."""
+    config = DataConfig(source="folder", path=str(path), image_size=image_size, channels=channels, in_memory=True)
+    images = _read_pictures(Path(path), find_pictures(Path(path)), config, flip=False)
+    assert isinstance(images, ImageData)
+    return images
 
 
 def fit_square(image: Image.Image, size: int, channels: int) -> Image.Image:
@@ -129,6 +179,39 @@ def _mnist5k(config: DataConfig, split: str, flip: bool) -> ImageData:
     return ImageData(pixels[chosen].contiguous(), labels[chosen], [str(d) for d in range(10)], fingerprint, [], flip)
 
 
+def _torchvision(config: DataConfig, split: str, flip: bool) -> ImageData:
+    import torchvision.datasets
+
+    name = config.source.removeprefix("torchvision:")
+    kind = getattr(torchvision.datasets, name, None)
+    parameters = inspect.signature(kind).parameters if isinstance(kind, type) else {}
+    if kind is None or not {"train", "split"} & parameters.keys():
+        raise UserError(
+            f"data.source={config.source}: torchvision has no such data set with a training and a test part; try CIFAR10"
+        )
+    part: dict[str, Any] = {"train": split == "train"} if "train" in parameters else {"split": split}
+    if "split" in part and split == "val":
+        part["split"] = "test"  # what most of them call it
+    if "download" in parameters:
+        part["download"] = True
+    root = Path(config.path or "data") / name
+    try:
+        found = kind(root, **part)
+        squares = [fit_square(image, config.image_size, config.channels) for image, _ in found]
+        labels = torch.tensor([int(label) for _, label in found])
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"data.source={config.source} cannot be read ({reason}): place its files in {root}, or give a folder"
+        ) from error
+    shape = (len(squares), config.image_size, config.image_size, config.channels)
+    pixels = torch.from_numpy(np.stack([np.asarray(square) for square in squares])).view(shape)
+    names = [str(name) for name in getattr(found, "classes", [])]
+    digest = hashlib.sha256(f"{config.source} {part} {config.image_size} {config.channels} {flip}".encode())
+    digest.update(pixels.numpy().tobytes())
+    return ImageData(pixels.permute(0, 3, 1, 2).contiguous(), labels, names, digest.hexdigest(), [], flip)
+
+
 def find_pictures(root: Path) -> list[Path]:
     """All files under `root` with a picture's suffix, sorted. Raises UserError where there are none."""
     if not root.is_dir():
@@ -144,28 +227,36 @@ def _share(relative: Path) -> float:
     return int(hashlib.sha256(relative.as_posix().encode()).hexdigest()[:8], 16) / 16**8
 
 
-def _read_pictures(root: Path, found: list[Path], config: DataConfig, flip: bool) -> ImageData:
-    kept: list[Path] = []
-    skipped: list[Path] = []
-    arrays: list[np.ndarray] = []
-    for file in found:
-        try:
-            arrays.append(np.asarray(fit_square(read_image(file), config.image_size, config.channels)))
-            kept.append(file)
-        except UserError as error:
-            log.warning("skipped: %s", error)
-            skipped.append(file)
-    if not kept:
-        raise UserError(f"none of the {len(found)} pictures in {root} decodes: check the files")
-    pixels = torch.from_numpy(np.stack(arrays)).view(len(kept), config.image_size, config.image_size, config.channels)
+def _read_pictures(root: Path, found: list[Path], config: DataConfig, flip: bool) -> Images:
     # A class is a folder directly under the root; pictures lying in the root itself mean a flat folder.
-    parents = [file.relative_to(root).parts[0] if file.parent != root else "" for file in kept]
-    class_names = [] if "" in parents else sorted({file.relative_to(root).parts[0] for file in found})
-    labels = torch.tensor([class_names.index(name) if class_names else -1 for name in parents])
-    digest = hashlib.sha256(f"{config.image_size} {config.channels} {flip}".encode())
+    parents = [file.relative_to(root).parts[0] if file.parent != root else "" for file in found]
+    class_names = [] if "" in parents else sorted(set(parents))
+    label = {name: number for number, name in enumerate(class_names)}
+    size, channels = config.image_size, config.channels
+    in_memory = config.in_memory
+    if in_memory is None:
+        in_memory = len(found) * size * size * channels <= IN_MEMORY_LIMIT
+    kept, skipped, arrays = found, [], []
+    if in_memory:
+        kept = []
+        for file in found:
+            try:
+                arrays.append(np.asarray(fit_square(read_image(file), size, channels)))
+                kept.append(file)
+            except UserError as error:
+                log.warning("skipped: %s", error)
+                skipped.append(file)
+        if not kept:
+            raise UserError(f"none of the {len(found)} pictures in {root} decodes: check the files")
+    folders = dict(zip(found, parents, strict=True))
+    labels = torch.tensor([label.get(folders[file], -1) for file in kept])
+    digest = hashlib.sha256(f"{size} {channels} {flip}".encode())
     for file in kept:
         stat = file.stat()
         digest.update(f"{file.relative_to(root).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    if not in_memory:
+        return ImageFiles(kept, labels, class_names, digest.hexdigest(), config, flip)
+    pixels = torch.from_numpy(np.stack(arrays)).view(len(kept), size, size, channels)
     return ImageData(pixels.permute(0, 3, 1, 2).contiguous(), labels, class_names, digest.hexdigest(), skipped, flip)
 
 

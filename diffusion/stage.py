@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from common.checkpoint import save_model, warm_ema
 from common.config import TrainConfig
+from common.skipping import all_finite
 from diffusion.codes import digit_base, split_codes
 from diffusion.graph import GRAPHS, Absorbing, at_least_float32, build_graph, per_position
 from diffusion.loss import cross_entropy, graph_log_score, likelihood_bound, score_entropy
@@ -37,7 +38,7 @@ class PriorConfig:
     # cross_entropy (uniform): of p(x0 | noised codes) at every position, least for the same p and of far lower variance.
     loss: str = "auto"
     parametrization: str = "x0"  # x0: the network predicts clean codes | score: SEDD's raw log-score (uniform graph)
-    groups: int = 1  # parts a code is split into, each with a mask state of its own
+    groups: int = 0  # parts a code is split into, each with a mask state of its own; 0: the tokenizer's sub-codes
     width: int = 192
     depth: int = 6
     heads: int = 6
@@ -66,7 +67,9 @@ class PriorConfig:
             )
         if self.graph == "absorbing" and self.parametrization != "x0":
             raise ValueError("parametrization score needs the uniform graph: set prior.parametrization=x0")
-        for name in ("width", "depth", "heads", "groups"):
+        if self.groups < 0:
+            raise ValueError(f"groups must not be negative, got {self.groups}")
+        for name in ("width", "depth", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.width % (4 * self.heads):
@@ -96,6 +99,7 @@ class PriorStage:
 
     Args:
         codebook_size, grid, class_names: of the encoded data.
+        groups: sub-codes of the tokenizer, which `prior.groups` of 0 takes over.
         seed: of the run; the noise of step s depends only on (seed, s, rank), so resuming repeats nothing.
     """
 
@@ -109,10 +113,12 @@ class PriorStage:
         grid: tuple[int, int],
         class_names: list[str],
         seed: int,
+        groups: int = 1,
     ) -> None:
         self.accelerator, self.train, self.seed = accelerator, config.train, seed
         self.label_dropout = config.label_dropout
         uniform = config.graph == "uniform"
+        config = replace(config, groups=config.groups or groups)
         if config.time_conditioned is None:
             config = replace(config, time_conditioned=uniform)
         if config.loss == "auto":
@@ -146,7 +152,10 @@ class PriorStage:
             group["lr"] = self.train.learning_rate * scale
 
     def step(self, batch: tuple[Tensor, Tensor], step: int) -> dict[str, Tensor]:
-        """One update from (codes `(B, h, w)`, labels `(B,)`); metrics in nats a code."""
+        """One update from (codes `(B, h, w)`, labels `(B,)`); metrics in nats a code.
+
+        A step whose loss or gradient is not finite in any process moves nothing; `skipped` is then 1.
+        """
         codes, labels = (value.to(self.accelerator.device) for value in batch)
         common = torch.Generator().manual_seed(hash((self.seed, step)) % 2**63)
         own = torch.Generator().manual_seed(hash((self.seed, step, self.accelerator.process_index)) % 2**63)
@@ -179,12 +188,21 @@ class PriorStage:
                 score = graph_log_score(self.graph, output, noised, sigma, self.raw_score)
                 entropy = score_entropy(self.graph, score, sigma, noised, codes)
                 loss = (entropy.flatten(1).mean(1) * dsigma).mean()
+        if not all_finite(self.accelerator, [loss]):
+            return {"loss": loss.detach(), "skipped": torch.ones(())}
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.grad_clip)
-        self.optimizer.step()
+        # In half precision the loss scaler leaves out such steps itself, and needs the call to lower its scale.
+        moved = bool(torch.isfinite(norm)) or self.accelerator.scaler is not None
+        if moved:
+            self.optimizer.step()
+            self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
         self.optimizer.zero_grad(set_to_none=True)
-        self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
-        return {"loss": loss.detach(), "grad_norm": norm.detach()}
+        return {"loss": loss.detach(), "grad_norm": norm.detach(), "skipped": torch.tensor(float(not moved))}
+
+    def take_window(self) -> dict[str, float]:
+        """Figures since the last call, of which this stage has none."""
+        return {}
 
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
         """Likelihood bound of held-out codes with the averaged weights, in bits a code."""

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -14,8 +13,9 @@ from torch.utils.data import DataLoader
 from common.checkpoint import warm_ema
 from common.data import DataConfig
 from common.metrics import codebook_use, psnr
-from vq.discriminator import PatchDiscriminator
-from vq.loss import adaptive_weight, build_perceptual, hinge_discriminator_loss
+from common.skipping import all_finite
+from vq.discriminator import build_discriminator
+from vq.loss import ADVERSARIAL, RECONSTRUCTION, LeCam, adaptive_weight, build_perceptual, r1_penalty, warm_in
 from vq.tokenizer import Tokenizer, TokenizerConfig
 
 
@@ -27,10 +27,15 @@ class TokenizerStage:
     def __init__(self, config: TokenizerConfig, data: DataConfig, accelerator: Accelerator) -> None:
         self.accelerator, self.train, self.loss = accelerator, config.train, config.loss
         model = Tokenizer(config, data.image_size, data.channels, sync_codebook=accelerator.num_processes > 1)
-        discriminator = PatchDiscriminator(config.discriminator, data.channels)
+        discriminator = build_discriminator(config.discriminator, data.channels)
+        if config.loss.lecam_weight:
+            discriminator.add_module("lecam", LeCam(config.loss.lecam_decay))  # there, its averages are checkpointed
         perceptual, self.perceptual_name = build_perceptual(config.loss.perceptual)
         self.perceptual = perceptual.to(accelerator.device) if perceptual is not None else None
+        self.reconstruction = RECONSTRUCTION[config.loss.reconstruction]
+        self.discriminator_loss, self.generator_loss = ADVERSARIAL[config.loss.adversarial]
         self.ema = warm_ema(model, config.train.ema_decay).to(accelerator.device)
+        self.counts = torch.zeros(model.codebook_size, dtype=torch.int64, device=accelerator.device)
         betas = (config.train.betas[0], config.train.betas[1])
         self.ratios = (1.0, config.discriminator.learning_rate_ratio)
         optimizers = [
@@ -46,57 +51,100 @@ class TokenizerStage:
                 group["lr"] = self.train.learning_rate * ratio * scale
 
     def step(self, batch: tuple[Tensor, Tensor], step: int) -> dict[str, Tensor]:
-        """One update of the generator, and from `adversarial_start` on one of the discriminator."""
+        """One update of the generator, and from `adversarial_start` on one of the discriminator.
+
+        A step whose loss or gradient is not finite in any process moves no weight; `skipped` is then 1.
+        """
         images = batch[0].to(self.accelerator.device)
         adversarial = self.loss.adversarial_weight > 0 and step >= self.loss.adversarial_start
         output = self.model(images)
-        metrics = self._generator_step(images, output.reconstruction, output.quantizer_loss, adversarial)
-        self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
-        if adversarial:
-            metrics |= self._discriminator_step(images, output.reconstruction.detach().float())
-        return metrics
+        reconstruction = output.reconstruction.float()
+        metrics, backward = self._generator_losses(images, reconstruction, output.quantizer_losses, step, adversarial)
+        moved = self._update(0, self.model, backward, metrics)
+        if moved:
+            self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
+            self.counts += torch.bincount(output.codes.flatten(), minlength=len(self.counts))
+            if adversarial:
+                judged, loss = self._discriminator_losses(images, reconstruction.detach(), step)
+                metrics |= judged
+                moved = self._update(1, self.discriminator, loss, metrics)
+        return {name: value.detach() for name, value in metrics.items()} | {"skipped": images.new_tensor(not moved)}
 
-    def _generator_step(
-        self, images: Tensor, reconstruction: Tensor, quantizer_loss: Tensor, adversarial: bool
-    ) -> dict[str, Tensor]:
-        generator = self.accelerator.unwrap_model(self.model)
-        image = reconstruction.detach().float().requires_grad_()
-        loss_l1 = F.l1_loss(image, images)
+    def _update(self, which: int, network: torch.nn.Module, loss: Tensor, metrics: dict[str, Tensor]) -> bool:
+        """Backward pass, clipping and step of one optimizer; False where something was not finite and nothing moved."""
+        optimizer, accelerator = self.optimizers[which], self.accelerator
+        if not all_finite(accelerator, [loss, *metrics.values()]):
+            return False  # in every process alike: one that went on alone would wait for the others
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(network.parameters(), self.train.grad_clip)
+        metrics[("grad_norm", "grad_norm_discriminator")[which]] = norm
+        # In half precision the loss scaler leaves out such steps itself, and needs the call to lower its scale.
+        moved = bool(torch.isfinite(norm)) or accelerator.scaler is not None
+        if moved:
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return moved
+
+    def _generator_losses(
+        self, images: Tensor, reconstruction: Tensor, quantizer_losses: dict[str, Tensor], step: int, adversarial: bool
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """All losses by name, and a scalar whose backward pass carries the gradient of their weighted sum.
+
+        Each loss sends its gradient to the picture once; from there the last layer's share of it is cheap.
+        """
+        image = reconstruction.detach().requires_grad_()
+        loss_reconstruction = self.reconstruction(image, images)
         loss_perceptual = self.perceptual(image, images).mean() if self.perceptual is not None else image.new_zeros(())
-        (gradient,) = torch.autograd.grad(loss_l1 + self.loss.perceptual_weight * loss_perceptual, image)
-        metrics = {
-            "loss_reconstruction": loss_l1,
-            "loss_perceptual": loss_perceptual,
-            "loss_commitment": quantizer_loss,
-        }
-        if adversarial:
-            discriminator = self.accelerator.unwrap_model(self.discriminator)
-            loss_adversarial = -discriminator(image).mean()
+        loss = self.loss.reconstruction_weight * loss_reconstruction + self.loss.perceptual_weight * loss_perceptual
+        (gradient,) = torch.autograd.grad(loss, image)
+        metrics = {"loss_reconstruction": loss_reconstruction, "loss_perceptual": loss_perceptual}
+        metrics |= {f"loss_{name}": value for name, value in quantizer_losses.items()}
+        share = warm_in(step, self.loss.adversarial_start, self.loss.adversarial_warmup)
+        if adversarial and share > 0:
+            judge = self.accelerator.unwrap_model(self.discriminator)
+            loss_adversarial = self.generator_loss(judge(image).float())
             (adversarial_gradient,) = torch.autograd.grad(loss_adversarial, image)
-            # Each loss has sent its gradient to the picture once; from there the last layer's share of it is cheap.
-            last = generator.decoder.last_layer.weight
-            at_last = [
-                torch.autograd.grad(reconstruction, last, g.to(reconstruction.dtype), retain_graph=True)[0]
-                for g in (gradient, adversarial_gradient)
-            ]
-            weight = adaptive_weight(at_last[0], at_last[1])
-            gradient = gradient + self.loss.adversarial_weight * weight * adversarial_gradient
-            metrics |= {"loss_adversarial": loss_adversarial, "adaptive_weight": weight}
+            weight = image.new_tensor(self.loss.adversarial_weight * share)
+            if self.loss.adaptive:
+                last = self.accelerator.unwrap_model(self.model).decoder.conv_out.weight
+                at_last = [
+                    torch.autograd.grad(reconstruction, last, g, retain_graph=True)[0].float()
+                    for g in (gradient, adversarial_gradient)
+                ]
+                weight = weight * adaptive_weight(at_last[0], at_last[1])
+            gradient = gradient + weight * adversarial_gradient
+            metrics |= {"loss_adversarial": loss_adversarial, "adversarial_weight": weight}
         # This sum's gradient with respect to the reconstruction is `gradient`, so one backward pass serves all losses.
-        self.accelerator.backward((reconstruction.float() * gradient).sum() + quantizer_loss)
-        metrics["grad_norm"] = self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.grad_clip)
-        self.optimizers[0].step()
-        self.optimizers[0].zero_grad(set_to_none=True)
-        return {name: value.detach() for name, value in metrics.items()}
+        carrier = (reconstruction * gradient).sum()
+        for value in quantizer_losses.values():
+            carrier = carrier + value
+        return metrics, carrier
 
-    def _discriminator_step(self, images: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+    def _discriminator_losses(
+        self, images: Tensor, reconstruction: Tensor, step: int
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The discriminator's losses by name, and their weighted sum."""
+        penalize = self.loss.r1_weight > 0 and step % self.loss.r1_every == 0
+        images = images.detach().requires_grad_(penalize)
         real, fake = self.discriminator(torch.cat([images, reconstruction])).float().chunk(2)
-        loss = hinge_discriminator_loss(real, fake)
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.discriminator.parameters(), self.train.grad_clip)
-        self.optimizers[1].step()
-        self.optimizers[1].zero_grad(set_to_none=True)
-        return {"loss_discriminator": loss.detach()}
+        loss = self.discriminator_loss(real, fake)
+        metrics = {"loss_discriminator": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}
+        if self.loss.lecam_weight:
+            lecam = self.accelerator.unwrap_model(self.discriminator).lecam
+            metrics["loss_lecam"] = lecam(real, fake)
+            loss = loss + self.loss.lecam_weight * metrics["loss_lecam"]
+            means = torch.stack([real.detach().mean(), fake.detach().mean()])
+            lecam.update(*self.accelerator.reduce(means, "mean"))
+        if penalize:
+            metrics["loss_r1"] = r1_penalty(real, images)
+            loss = loss + self.loss.r1_weight * self.loss.r1_every * metrics["loss_r1"]
+        return metrics, loss
+
+    def take_window(self) -> dict[str, float]:
+        """Share of codes used and perplexity, over all processes, since the last call. All processes call this together."""
+        counts = self.accelerator.reduce(self.counts, "sum")
+        self.counts.zero_()
+        return codebook_use(counts.cpu()) if int(counts.sum()) else {}
 
     @torch.no_grad()
     def evaluate(self, loader: DataLoader) -> dict[str, float]:

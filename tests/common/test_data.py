@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.data import DataConfig, StepSampler, load_folder, load_images
+from common.data import DataConfig, ImageData, ImageFiles, StepSampler, load_folder, load_images
 from common.errors import UserError
 from common.imageio import read_image, save_png, to_pil, to_tensor
 
@@ -87,3 +87,56 @@ def test_pixels_survive_the_round_trip_and_a_failed_write_leaves_the_old_file(tm
     monkeypatch.undo()
     assert read_image(tmp_path / "a.png").size == (16, 16)
     assert torch.equal(to_tensor(read_image(tmp_path / "a.png"), 1), to_tensor(image, 1))
+
+
+def test_a_folder_too_large_for_memory_is_read_when_asked(tmp_path, monkeypatch, caplog):
+    for kind in ("cat", "dog"):
+        make_pictures(tmp_path / kind, [f"{i}.png" for i in range(3)])
+    (tmp_path / "dog" / "1.png").write_bytes(b"not a picture")
+    config = {"source": "folder", "path": str(tmp_path), "image_size": 8, "channels": 3, "holdout": 1e-9}
+    whole = load_images(DataConfig(**config, in_memory=True), "train")
+    lazy = load_images(DataConfig(**config, in_memory=False), "train")
+    assert isinstance(whole, ImageData) and isinstance(lazy, ImageFiles)
+    assert (len(whole), len(lazy)) == (5, 6) and lazy.class_names == whole.class_names == ["cat", "dog"]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        items = [lazy[i] for i in range(6)] + [lazy[4]]
+    assert sum("1.png" in record.message for record in caplog.records) == 1
+    del items[4:5]  # the broken file's stand-in
+    for (image, label), (wanted, wanted_label) in zip(items[:5], whole, strict=True):
+        assert torch.equal(image, wanted) and label == wanted_label
+    assert torch.equal(lazy[4][0], lazy[5][0])
+    monkeypatch.setattr("common.data.IN_MEMORY_LIMIT", 6 * 8 * 8 * 3 - 1)
+    assert isinstance(load_images(DataConfig(**config), "train"), ImageFiles)
+    monkeypatch.setattr("common.data.IN_MEMORY_LIMIT", 6 * 8 * 8 * 3)
+    assert isinstance(load_images(DataConfig(**config), "train"), ImageData)
+
+
+def test_a_set_of_torchvision(tmp_path, monkeypatch):
+    import torchvision.datasets
+
+    class Tiny:
+        classes = ("bird", "ship")
+
+        def __init__(self, root, train=True, download=False):
+            assert download and root == tmp_path / "CIFAR10"
+            self.items = [(Image.new("RGB", (10, 12), (i, 0, 0)), i % 2) for i in range(4 if train else 2)]
+
+        def __iter__(self):
+            return iter(self.items)
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Tiny)
+    config = DataConfig(source="torchvision:CIFAR10", path=str(tmp_path), image_size=8, channels=3)
+    train, val = load_images(config, "train"), load_images(config, "val")
+    assert (len(train), len(val)) == (4, 2) and train.class_names == ["bird", "ship"]
+    assert train.labels.tolist() == [0, 1, 0, 1] and train.pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+    assert train.fingerprint != val.fingerprint
+    with pytest.raises(UserError, match="no such data set"):
+        load_images(DataConfig(source="torchvision:Nothing"), "train")
+
+    def fail(root, train=True, download=False):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(Tiny, "__init__", lambda self, root, train=True, download=False: fail(root))
+    with pytest.raises(UserError, match="place its files in"):
+        load_images(config, "train")

@@ -1,117 +1,156 @@
 import pytest
 import torch
-from torch import nn
 
 from common.errors import UserError
-from vq.discriminator import DiscriminatorConfig, PatchDiscriminator
-from vq.loss import adaptive_weight, build_perceptual, hinge_discriminator_loss
+from vq.autoencoder import ARCHITECTURES
 from vq.quantizer import QuantizerConfig
 from vq.tokenizer import Tokenizer, TokenizerConfig
 
 
-def make(channels=1):
+def make(channels=1, **keys):
     torch.manual_seed(0)
-    config = TokenizerConfig(width=8, quantizer=QuantizerConfig(codebook_size=16, kmeans_init=False))
-    return Tokenizer(config, image_size=16, channels=channels).eval()
+    keys = {"width": 8, "blocks": 1} | keys
+    config = TokenizerConfig(quantizer=QuantizerConfig(codebook_size=16, kmeans_init=False), **keys)
+    return Tokenizer(config, image_size=32, channels=channels).eval()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shapes_ranges_and_round_trip(channels):
     tokenizer = make(channels)
-    images = torch.rand(2, channels, 16, 16) * 2 - 1
+    images = torch.rand(2, channels, 16, 24) * 2 - 1
     codes = tokenizer.encode(images)
-    assert codes.shape == (2, 4, 4) and codes.dtype == torch.int64 and 0 <= codes.min() <= codes.max() < 16
+    assert codes.shape == (2, 4, 6) and codes.dtype == torch.int64 and 0 <= codes.min() <= codes.max() < 16
     assert tokenizer.decode(codes).shape == images.shape and tokenizer.decode(codes).abs().max() <= 1
-    quantized = tokenizer.quantizer(tokenizer.encoder(images))
-    torch.testing.assert_close(tokenizer.quantizer.decode(quantized.codes), quantized.latents)
+    torch.testing.assert_close(tokenizer(images).reconstruction.clamp(-1, 1), tokenizer.decode(codes))
 
 
-def test_eval_leaves_the_codebook_alone_and_train_moves_it():
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("downsample", [2, 4, 8, 16, 32])
+def test_every_architecture_at_every_downsampling(architecture, downsample):
+    levels = downsample.bit_length()
+    tokenizer = make(architecture=architecture, width=32, downsample=downsample, multipliers=[1] * levels)
+    codes = tokenizer.encode(torch.rand(1, 1, 64, 32 + downsample))
+    assert codes.shape == (1, 64 // downsample, 32 // downsample + 1)
+    assert tokenizer.decode(codes).shape == (1, 1, 64, 32 + downsample)
+    blocks = [len(level.blocks) for level in tokenizer.decoder.levels]
+    assert blocks == [1 + (architecture in ("taming", "amused"))] * levels
+    attentions = [len(level.attentions) for level in (*tokenizer.encoder.levels, *tokenizer.decoder.levels)]
+    lowest = [0] * (levels - 1) + [1, 2] + [0] * (levels - 1)
+    assert attentions == (lowest if architecture == "taming" else [0] * 2 * levels)
+
+
+def test_sides_that_do_not_divide_are_extended_and_cropped():
     tokenizer = make()
-    before = tokenizer.quantizer.quantize.codebook.clone()
-    tokenizer.encode(torch.rand(2, 1, 16, 16))
-    assert torch.equal(before, tokenizer.quantizer.quantize.codebook)
-    tokenizer.train()(torch.rand(2, 1, 16, 16))
-    assert not torch.equal(before, tokenizer.quantizer.quantize.codebook)
+    images = torch.rand(1, 1, 17, 30) * 2 - 1
+    codes = tokenizer.encode(images)
+    assert codes.shape == (1, 5, 8) and tokenizer.reconstruct(images).shape == images.shape
+    by_hand = torch.cat([images, images[..., -1:, :].expand(-1, -1, 3, -1)], 2)
+    by_hand = torch.cat([by_hand, by_hand[..., -1:].expand(-1, -1, -1, 2)], 3)
+    assert torch.equal(codes, tokenizer.encode(by_hand))
+    assert torch.equal(tokenizer.reconstruct(images), tokenizer.decode(codes)[..., :17, :30])
 
 
-def test_saved_and_loaded_gives_the_same(tmp_path):
-    tokenizer = make()
-    tokenizer.save(tmp_path / "tokenizer", {"perceptual": "none"})
-    again = Tokenizer.load(tmp_path / "tokenizer")
+def test_gradient_checkpointing_gives_the_same_step_and_moves_the_codebook_once():
     images = torch.rand(2, 1, 16, 16)
-    assert torch.equal(tokenizer.encode(images), again.encode(images))
-    assert torch.equal(tokenizer.decode(tokenizer.encode(images)), again.decode(again.encode(images)))
+    results = []
+    for recompute in (False, True):
+        tokenizer = make(gradient_checkpointing=recompute).train()
+        output = tokenizer(images)
+        (output.reconstruction.square().sum() + sum(output.quantizer_losses.values())).backward()
+        gradients = torch.cat([p.grad.flatten() for p in tokenizer.parameters()])
+        results.append((gradients, tokenizer.quantizer.quantize._codebook.cluster_size.clone()))
+    torch.testing.assert_close(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_gradient_checkpointing_keeps_less(monkeypatch):
+    def kept(recompute):
+        tokenizer, sizes = make(gradient_checkpointing=recompute).train(), {}
+
+        def pack(tensor):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = tokenizer(torch.rand(2, 1, 32, 32)).reconstruction
+        del output
+        return sum(sizes.values())
+
+    assert kept(True) < 0.5 * kept(False)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_saved_and_loaded_gives_the_same(tmp_path, architecture):
+    tokenizer = make(architecture=architecture, width=32)
+    tokenizer.save(tmp_path / "tokenizer", {"perceptual": "none"})
+    images = torch.rand(2, 1, 16, 16)
+    for again in (Tokenizer.load(tmp_path / "tokenizer"), Tokenizer.from_pretrained(tmp_path)):
+        assert not again.training
+        assert torch.equal(tokenizer.encode(images), again.encode(images))
+        assert torch.equal(tokenizer.reconstruct(images), again.reconstruct(images))
+    assert Tokenizer.from_pretrained(tmp_path / "tokenizer").codebook_size == 16
+
+
+def test_a_repository_of_the_hub_is_read_without_pickle(tmp_path, monkeypatch):
+    make().save(tmp_path / "tokenizer", {})
+    asked = {}
+
+    def download(repository, allow_patterns):
+        asked.update(repository=repository, patterns=allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert Tokenizer.from_pretrained("hf:owner/name").codebook_size == 16
+    assert asked["repository"] == "owner/name"
+    assert all(pattern.endswith((".json", ".safetensors", ".md")) for pattern in asked["patterns"])
 
 
 def test_directories_that_do_not_fit(tmp_path):
     with pytest.raises(UserError, match="missing"):
         Tokenizer.load(tmp_path / "tokenizer")
+    with pytest.raises(UserError, match="no model directory"):
+        Tokenizer.from_pretrained(tmp_path / "nowhere")
     make().save(tmp_path / "tokenizer", {})
     config = tmp_path / "tokenizer" / "config.json"
-    config.write_text(config.read_text().replace('"width": 8', '"width": 12', 1))
+    text = config.read_text()
+    config.write_text(text.replace('"width": 8', '"width": 12', 1))
     with pytest.raises(UserError, match="shape"):
+        Tokenizer.load(tmp_path / "tokenizer")
+    config.write_text(text.replace('"vqgan+"', '"unet"'))
+    with pytest.raises(UserError, match="architecture"):
         Tokenizer.load(tmp_path / "tokenizer")
 
 
-def test_hinge_by_hand():
-    # relu(1 - 2) = 0, relu(1 - 0) = 1; relu(1 - 3) = 0, relu(1 + 1) = 2: half of (0.5 + 1)
-    loss = hinge_discriminator_loss(torch.tensor([2.0, 0.0]), torch.tensor([-3.0, 1.0]))
-    assert loss.item() == 0.75
+def test_pictures_that_do_not_fit():
+    tokenizer = make(channels=3)
+    for images, said in (
+        (torch.rand(1, 1, 16, 16), "got .1, 1, 16, 16.: convert"),
+        (torch.rand(3, 16, 16), "got .3, 16, 16."),
+        (torch.rand(1, 3, 3, 16), "16 x 3 pixels is smaller"),
+        (torch.full((1, 3, 16, 16), float("nan")), "not finite"),
+        (torch.full((1, 3, 16, 16), float("inf")), "not finite"),
+    ):
+        with pytest.raises(UserError, match=said) as caught:
+            tokenizer.encode(images)
+        assert "\n" not in str(caught.value)
 
 
-def test_adaptive_weight_is_the_ratio_of_norms_and_clamped():
-    torch.testing.assert_close(
-        adaptive_weight(torch.tensor([3.0, 4.0]), torch.tensor([0.0, 2.0])), torch.tensor(5 / 2.0001)
-    )
-    assert adaptive_weight(torch.tensor([1e9]), torch.tensor([0.0])).item() == 1e4
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"downsample": 3}, "downsample"),
+        ({"downsample": 8}, "multipliers needs 4"),
+        ({"architecture": "unet"}, "vqgan"),
+        ({"architecture": "taming", "width": 48}, "multiple of 32"),
+        ({"latent_channels": 8}, "leave it out"),
+        ({"blocks": 0}, "at least 1"),
+    ],
+)
+def test_bad_configurations(keys, said):
+    with pytest.raises(ValueError, match=said):
+        TokenizerConfig(**keys)
 
 
-def test_discriminator_judges_patches():
-    judge = PatchDiscriminator(DiscriminatorConfig(width=8, layers=2), channels=3)
-    assert judge(torch.rand(2, 3, 32, 32)).shape == (2, 1, 8, 8)
-
-
-def test_efficientnet_distance_is_zero_for_equal_pictures_and_has_finite_gradients():
-    distance, name = build_perceptual("efficientnet")
-    assert name == "efficientnet" and isinstance(distance, nn.Module)
-    first = torch.zeros(2, 1, 32, 32, requires_grad=True)
-    second = torch.rand(2, 1, 32, 32)
-    assert bool((distance(second, second) == 0).all()) and bool((distance(first, second) > 0).all())
-    distance(first, second).sum().backward()
-    assert bool(torch.isfinite(first.grad).all())
-    assert build_perceptual("none") == (None, "none")
-
-
-def test_bad_configurations():
-    with pytest.raises(ValueError, match="downsample"):
-        TokenizerConfig(downsample=3)
-    with pytest.raises(ValueError, match="multipliers"):
-        TokenizerConfig(downsample=8)
-    with pytest.raises(UserError, match="multiple"):
+def test_image_sizes_that_do_not_divide_are_refused_for_training():
+    with pytest.raises(UserError, match=r"set data.image_size=32$"):
         Tokenizer(TokenizerConfig(), image_size=30, channels=1)
-
-
-def test_lpips_is_zero_only_for_equals_and_blank_pictures_have_a_finite_gradient(monkeypatch):
-    import lpips
-
-    torch.manual_seed(0)
-    # Its backbone cannot be had in a test; a random one of the same shape shows the path.
-    original = lpips.LPIPS
-    monkeypatch.setattr("lpips.LPIPS", lambda net, verbose: original(net=net, verbose=verbose, pnet_rand=True))
-    distance, name = build_perceptual("lpips")
-    assert name == "lpips" and not any(parameter.requires_grad for parameter in distance.parameters())
-    images = torch.rand(2, 1, 32, 32) * 2 - 1
-    assert distance(images, images).abs().max() == 0 and distance(images, -images).min() > 0
-    # the package's value for usual features
-    package = original(net="vgg", verbose=False, pnet_rand=True).eval()
-    package.net, package.lins = distance.network.net, distance.network.lins
-    wide = images.expand(-1, 3, -1, -1)
-    torch.testing.assert_close(distance(images, -images), package(wide, -wide).flatten(), rtol=1e-2, atol=1e-4)
-    for module in distance.network.net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.zeros_(module.weight)
-            nn.init.constant_(module.bias, -1.0)  # all features zero
-    blank = torch.zeros(1, 1, 32, 32, requires_grad=True)
-    distance(blank, blank.detach() + 0.5).sum().backward()
-    assert bool(blank.grad.isfinite().all())
