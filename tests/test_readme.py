@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 import evaluate
@@ -25,7 +26,7 @@ def test_commands(tmp_path):
         noise = np.random.default_rng(index).integers(0, 256, (70, 64, 3), np.uint8)
         Image.fromarray(noise).save(pictures / f"{index}.png")
     commands = re.findall(r"^python (\S+\.py) (.*)$", CODE.replace("\\\n", " "), flags=re.MULTILINE)
-    assert len(commands) >= 7
+    assert len(commands) >= 8
     for program, rest in commands:
         arguments = [
             word.replace("runs/", f"{tmp_path}/runs/").replace("PICTURES", str(pictures)) for word in shlex.split(rest)
@@ -45,5 +46,9 @@ def test_snippet_and_pictures(tiny_run):
     names: dict = {}
     exec("\n".join(snippet).replace("runs/mnist", str(tiny_run)), names)
     assert len(names["pictures"]) == 16 and names["pictures"][0].size == (32, 32)
+    snippet = CODE[CODE.index("from vq.tokenizer") :].splitlines()[:4]
+    names = {"images": torch.rand(2, 1, 30, 45) * 2 - 1}
+    exec("\n".join(snippet).replace("runs/mnist", str(tiny_run)), names)
+    assert names["again"].shape == names["images"].shape and names["codes"].shape == (2, 8, 12)
     for link in re.findall(r"\]\(([^)h][^)]*)\)", README):
         assert Path(link).exists(), link

@@ -266,8 +266,6 @@ def convert_file(
             another layout than asked for, an image size that does not fit, a tokenizer that is there already.
     """
     target = out_dir / "tokenizer"
-    if layout is not None and layout not in LAYOUTS:
-        raise UserError(f"no layout '{layout}': known are {', '.join(LAYOUTS)}")
     if target.exists() and not force:
         raise UserError(f"{target} is there already: choose another --out, or replace it with --force")
     state = read_checkpoint(path)
@@ -413,7 +411,9 @@ def _read_tensors(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = (
-            f"holds more than tensors ({culprit[1]})" if culprit else "is damaged, no checkpoint, or more than tensors"
+            f"holds more than tensors ({culprit[1]})"
+            if culprit
+            else "is damaged, no checkpoint, or holds more than tensors"
         )
         raise UserError(
             f"{path} {what}: to read it takes unpickling, which runs code from the file and is never done here; "

@@ -28,7 +28,7 @@ def make(tmp_path, quantizer=None, **loss):
         blocks=1,
         quantizer=quantizer or QuantizerConfig(codebook_size=16, codebook_dim=4, kmeans_init=False),
         discriminator=DiscriminatorConfig(width=8, layers=1),
-        loss=LossConfig(**({"perceptual": "none", "adversarial_start": 0} | loss)),
+        loss=LossConfig(**({"perceptual": "none", "adversarial_start": 0, "adversarial_warmup": 0} | loss)),
         train=settings,
     )
     stage = TokenizerStage(config, DataConfig(image_size=16, channels=1), build_accelerator(settings, tmp_path))
@@ -95,6 +95,17 @@ def test_the_adversarial_part_starts_when_told_and_warms_in(tmp_path):
         moved = any(not torch.equal(a, b) for a, b in zip(judge, stage.discriminator.parameters(), strict=True))
         assert moved == (step >= 2) == ("loss_discriminator" in metrics)
     assert weights == pytest.approx([0, 0, 0.2, 0.4, 0.6, 0.8, 0.8])
+
+
+def test_the_average_takes_the_codebook_over_and_averages_the_weights(tmp_path):
+    stage = make(tmp_path)
+    start = stage.model.state_dict()["quantizer.quantize._codebook.embed"].clone()
+    for step in range(3):
+        stage.step(batch(step), step)
+    model, average = stage.model.state_dict(), stage.ema.module.state_dict()
+    assert not torch.equal(model["quantizer.quantize._codebook.embed"], start)
+    assert torch.equal(model["quantizer.quantize._codebook.embed"], average["quantizer.quantize._codebook.embed"])
+    assert not torch.equal(model["encoder.conv_in.weight"], average["encoder.conv_in.weight"])
 
 
 @pytest.mark.parametrize("weight", ["lecam_weight", "r1_weight", "reconstruction_weight", "perceptual_weight"])

@@ -24,6 +24,15 @@ def test_shapes_ranges_and_round_trip(channels):
     torch.testing.assert_close(tokenizer(images).reconstruction.clamp(-1, 1), tokenizer.decode(codes))
 
 
+@pytest.mark.parametrize("latent_channels", [0, 12])
+def test_codes_lead_back_through_projections_where_the_librarys_own_would_fail(latent_channels):
+    tokenizer = make(architecture="taming", width=32, latent_channels=latent_channels)
+    images = torch.rand(2, 1, 16, 24) * 2 - 1
+    output = tokenizer(images)
+    assert tokenizer.encoder.conv_out.out_channels == (latent_channels or 8)
+    torch.testing.assert_close(output.reconstruction.clamp(-1, 1), tokenizer.decode(output.codes))
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("downsample", [2, 4, 8, 16, 32])
 def test_every_architecture_at_every_downsampling(architecture, downsample):
