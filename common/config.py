@@ -40,6 +40,8 @@ class TrainConfig:
     trackers: list[str] = field(default_factory=list)  # names that accelerate knows, such as tensorboard or wandb
 
     def __post_init__(self) -> None:
+        if self.mixed_precision == "False":
+            self.mixed_precision = "no"  # which YAML reads as false
         for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

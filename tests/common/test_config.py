@@ -19,6 +19,11 @@ def test_overrides_act():
     assert config.prior.width == 64 and config.tokenizer.train.learning_rate == 1e-4
 
 
+def test_no_is_a_precision_though_yaml_reads_it_as_false():
+    config = load_config(train.run_schema(), MNIST, ["tokenizer.train.mixed_precision=no"])
+    assert config.tokenizer.train.mixed_precision == "no"
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

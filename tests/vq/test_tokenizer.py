@@ -1,8 +1,10 @@
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from common.errors import UserError
-from vq.autoencoder import ARCHITECTURES
+from vq.autoencoder import ARCHITECTURES, group_norm
 from vq.quantizer import QuantizerConfig
 from vq.tokenizer import Tokenizer, TokenizerConfig
 
@@ -57,6 +59,19 @@ def test_sides_that_do_not_divide_are_extended_and_cropped():
     by_hand = torch.cat([by_hand, by_hand[..., -1:].expand(-1, -1, -1, 2)], 3)
     assert torch.equal(codes, tokenizer.encode(by_hand))
     assert torch.equal(tokenizer.reconstruct(images), tokenizer.decode(codes)[..., :17, :30])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_group_norm_is_torchs_in_both_precisions_and_keeps_channels_last(dtype):
+    norm = group_norm(8)
+    nn.init.normal_(norm.weight)
+    x = torch.randn(2, 8, 6, 5).to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
+        ours, theirs = norm(x), F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    assert ours.is_contiguous(memory_format=torch.channels_last) and ours.dtype == dtype
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(y.float().square().sum(), x)[0] for y in (ours, theirs)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_gradient_checkpointing_gives_the_same_step_and_moves_the_codebook_once():
