@@ -23,7 +23,7 @@ demo: setup
 	$(PYTHON) sample.py grid --model $(RUN) --label 0 1 2 3 4 5 6 7 8 9 --n 100 --guidance 2 --out $(RUN)/grid.png
 	$(PYTHON) sample.py inpaint --model $(RUN) --image docs/images/digit.png --mask docs/images/digit-mask.png \
 		--n 4 --label 3 --guidance 2 --out $(RUN)/inpaint.png
-	$(PYTHON) evaluate.py --model $(RUN) --reference mnist5k --out $(RUN)/report.json
+	$(PYTHON) evaluate.py --model $(RUN) --reference mnist5k --no-download --out $(RUN)/report.json
 	@echo "samples $(RUN)/grid.png   repaints $(RUN)/inpaint.png   losses $(RUN)/curves.png   scores $(RUN)/report.json"
 
 test: setup

@@ -60,6 +60,7 @@ def score(kind: str, args: argparse.Namespace) -> dict[str, Any]:
             str(data / "val"),
             "--only",
             "reconstruction",
+            "--no-download",
             "--out",
             str(report),
         ]

@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.digits import train_reader
 from common.checkpoint import write_text
 from common.data import DataConfig, load_images
-from common.metrics import EfficientNetFeatures, frechet_distance
+from common.features import EfficientNetFeatures
+from common.metrics import frechet_distance
 from diffusion.graph import Absorbing
 from diffusion.pipeline import ImageGenerator, Settings
 from diffusion.sampler import NEEDS_MASK, SAMPLERS

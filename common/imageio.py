@@ -101,3 +101,14 @@ def make_grid(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Imag
         row, column = divmod(index, columns)
         grid.paste(image, (column * (width + gap), row * (height + gap)))
     return grid
+
+
+def make_pairs(above: Sequence[Image.Image], below: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
+    """Pictures of one size in at most `columns` columns, each of `above` over its own of `below`."""
+    columns = min(columns, len(above))
+    blank = Image.new(above[0].mode, above[0].size, "white")
+    cells: list[Image.Image] = []
+    for start in range(0, len(above), columns):
+        for row in (above[start : start + columns], below[start : start + columns]):
+            cells += [*row, *[blank] * (columns - len(row))]
+    return make_grid(cells, columns, gap)

@@ -1,6 +1,7 @@
 """A tiny model directory, trained for a few steps by the real command lines."""
 
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -13,6 +14,16 @@ from tests.tiny import TINY
 @pytest.fixture(autouse=True)
 def two_threads():
     torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def no_downloads(monkeypatch):
+    """Tests do the same with a network and without."""
+
+    def fail(*args, **kwargs):
+        raise URLError("tests do not download")
+
+    monkeypatch.setattr(torch.hub, "urlopen", fail)
 
 
 @pytest.fixture(scope="session")

@@ -217,21 +217,6 @@ def test_skipping_calls_changes_no_code(lively_run):
     assert int(asking.network_calls.min()) == 100 and int(skipping.network_calls.max()) <= 64
 
 
-def test_evaluation_writes_a_report(tiny_run, tmp_path):
-    out = tmp_path / "report.json"
-    arguments = ["--model", str(tiny_run), "--reference", "mnist5k", "--n", "20", "--steps", "2"]
-    assert run_cli(evaluate.main, [*arguments, "--out", str(out)]) == 0
-    report = json.loads(out.read_text())
-    assert report["samples"]["extractor"] == "efficientnet_lite0@64" and report["samples"]["pictures"] == 20
-    for part in (report["samples"], report["reconstruction"]["frechet"]):
-        assert part["frechet_distance"] > 1 and part["reference_pictures"] == 500
-    assert 0 < report["reconstruction"]["psnr_db"] < 30 and 0 < report["reconstruction"]["codes_used"] <= 1
-    likelihood = report["likelihood"]
-    assert 2 < likelihood["bits_per_code"] < 10 and likelihood["bits_per_code_standard_error"] > 0
-    assert abs(likelihood["bits_per_dimension"] - likelihood["bits_per_code"] / 16) < 1e-9
-    assert 1 <= report["samples"]["network_calls"] <= 2 and report["samples"]["sampler"] == "tweedie"
-
-
 def test_a_folder_is_at_distance_zero_from_itself_and_far_from_another(tmp_path):
     for name, bright in (("dark", 0), ("light", 100)):
         for index in range(4):

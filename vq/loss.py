@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.metrics import EfficientNetFeatures
+from common.features import EfficientNetFeatures
 
 log = logging.getLogger(__name__)
 PERCEPTUAL = ("auto", "lpips", "efficientnet", "resnet50", "none")
