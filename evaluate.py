@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -141,19 +142,6 @@ def reconstruct(tokenizer: CodesToImages, images: Tensor) -> tuple[Tensor, Tenso
     return codes, at_8_bits(tokenizer.decode(codes))
 
 
-def load_lpips(download: bool) -> nn.Module:
-    """LPIPS with its VGG-16. Raises WeightsMissing."""
-    import torch
-    from torchvision.models import VGG16_Weights
-
-    from common.features import weights_at
-    from vq.loss import LPIPSDistance
-
-    url = VGG16_Weights.IMAGENET1K_V1.url
-    with weights_at(Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1], url, download):
-        return LPIPSDistance()
-
-
 def load_if_had(
     what: str, build: Callable[[bool], nn.Module], download: bool, device: str | torch.device
 ) -> tuple[nn.Module | None, str]:
@@ -253,11 +241,12 @@ def score_reconstruction(
 
     from common.features import InceptionFeatures
     from common.metrics import codebook_use, frechet_distance, psnr, ssim
+    from vq.loss import load_downloaded
 
     size = tokenizer.image_size
     lpips, lpips_missing = None, "VGG-16 takes pictures of at least 16 pixels a side: it halves them four times"
     if size >= 16:
-        lpips, lpips_missing = load_if_had("LPIPS", load_lpips, download, device)
+        lpips, lpips_missing = load_if_had("LPIPS", partial(load_downloaded, "lpips"), download, device)
     inception, inception_missing = load_if_had("rFID", InceptionFeatures, download, device)
     scores: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr}
     scores |= {"ssim": ssim} if size >= 11 else {}

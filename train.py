@@ -55,6 +55,13 @@ def learning_rate_scale(step: int, train: TrainConfig) -> float:
     return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
 
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """63 bits for what a process draws in a step."""
+    import numpy as np
+
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
 def build_accelerator(train: TrainConfig, output_dir: Path) -> Accelerator:
     """Devices, processes and precision; on a machine without an accelerator, processes talk over gloo."""
     import torch
@@ -140,6 +147,7 @@ def run_stage(
         train.steps,
         accelerator.process_index,
         accelerator.num_processes,
+        getattr(training_set, "flip", False),
     )
     loader: DataLoader = DataLoader(training_set, batch_sampler=sampler, num_workers=workers)
     evaluation: DataLoader = DataLoader(held_out, batch_size=min(100, train.batch_size), num_workers=workers)
@@ -154,9 +162,12 @@ def run_stage(
             with log_path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step} | metrics) + "\n")
 
+    def save(step: int) -> None:
+        progress = {"step": step, "data_key": extra["data_key"]}
+        save_checkpoint(accelerator, stage.ema, output_dir, stage.name, progress, train.keep_checkpoints)
+
     if first == 0 and accelerator.is_main_process:
         log_path.unlink(missing_ok=True)
-    torch.manual_seed(seed + 7919 * first + accelerator.process_index)
     stage.model.train()
     skips = SkippedSteps(stage.name, output_dir, train.max_skipped_steps)
     bar = tqdm(
@@ -168,10 +179,17 @@ def run_stage(
         mininterval=1,
     )
     for step, batch in enumerate(bar, start=first):
+        # What a step draws depends on nothing before it, so a resumed run draws what an unbroken one would have.
+        torch.manual_seed(step_seed(seed, step, accelerator.process_index))
         stage.set_learning_rate(learning_rate_scale(step, train))
         metrics = stage.step(batch, step)
         done = step + 1
-        skips.count(bool(metrics.pop("skipped")), done)
+        skips.count(bool(metrics.pop("skipped")))
+        if skips.too_many:
+            good = done - skips.running  # no weight has moved since
+            if good > skips.newest():
+                save(good)
+            raise UserError(skips.message(done))
         if done % train.log_every == 0 or done == train.steps:
             values = {name: float(value) for name, value in metrics.items()} | stage.take_window()
             if skips.total:
@@ -179,14 +197,7 @@ def run_stage(
             note(done, values)
             bar.set_postfix({name: f"{value:.3f}" for name, value in values.items() if name.startswith("loss")})
         if done % train.checkpoint_every == 0 or done == train.steps:
-            save_checkpoint(
-                accelerator,
-                stage.ema,
-                output_dir,
-                stage.name,
-                {"step": done, "data_key": extra["data_key"]},
-                train.keep_checkpoints,
-            )
+            save(done)
     if accelerator.is_main_process:
         scores = stage.evaluate(evaluation)
         note(train.steps, {f"held_out_{name}": value for name, value in scores.items()})

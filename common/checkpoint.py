@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,11 @@ def read_model(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, state
 
 
-def model_directory(model: str | Path) -> Path:
-    """The folder of `model`: itself, or for "hf:owner/name" a copy of that repository. Raises UserError where there is none."""
+def model_directory(model: str | Path, parts: Sequence[str] = ("tokenizer", "prior")) -> Path:
+    """The folder of `model`: itself, or for "hf:owner/name" a copy of that repository's `parts` and of a model at its root.
+
+    Raises UserError where there is none.
+    """
     if not str(model).startswith("hf:"):
         if not Path(model).is_dir():
             raise UserError(f"no model directory {model}: give the output_dir of a training run, or hf:owner/name")
@@ -83,8 +86,11 @@ def model_directory(model: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository = str(model).removeprefix("hf:")
+    patterns = [
+        f"{part}{name}" for part in ("", *(f"{p}/" for p in parts)) for name in ("config.json", "model.safetensors")
+    ]
     try:
-        return Path(snapshot_download(repository, allow_patterns=["*/config.json", "*/model.safetensors", "README.md"]))
+        return Path(snapshot_download(repository, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"cannot fetch {model} ({reason}): check the name and the network, or give a folder") from error

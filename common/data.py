@@ -22,6 +22,7 @@ from common.errors import UserError
 from common.imageio import SUFFIXES, read_image, to_model_mode, to_tensor
 
 log = logging.getLogger(__name__)
+Key = int | tuple[int, bool]
 SOURCES = ("mnist5k", "folder", "torchvision:<Name>")
 IN_MEMORY_LIMIT = 2 << 30  # bytes of decoded pictures; above it a folder is read anew every time
 
@@ -54,10 +55,13 @@ class DataConfig:
 class ImageData(Dataset):
     """Pictures in memory: items are (image `(C, S, S)` float in [-1, 1], label int64, -1 without classes).
 
+    The key of an item is its number, or (number, whether mirrored).
+
     Attributes:
         pixels: uint8 `(N, C, S, S)`.
         class_names: sorted names; empty without classes.
         fingerprint: hexadecimal hash of what the set holds.
+        flip: whether training is to mirror pictures at random, which `StepSampler` does.
         skipped: files that did not decode.
     """
 
@@ -70,11 +74,10 @@ class ImageData(Dataset):
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        index, mirrored = key if isinstance(key, tuple) else (key, False)
         image = self.pixels[index].float() / 127.5 - 1
-        if self.flip and torch.rand(()) < 0.5:
-            image = image.flip(-1)
-        return image, self.labels[index]
+        return image.flip(-1) if mirrored else image, self.labels[index]
 
 
 class ImageFiles(Dataset):
@@ -99,7 +102,10 @@ class ImageFiles(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        index, mirrored = key if isinstance(key, tuple) else (key, False)
+        if index >= len(self):
+            raise IndexError(index)
         for place in (*range(index, len(self)), *range(index)):
             try:
                 square = fit_square(read_image(self.files[place]), self.config.image_size, self.config.channels)
@@ -109,9 +115,7 @@ class ImageFiles(Dataset):
                     self.skipped.append(self.files[place])
                 continue
             image = to_tensor(square, self.config.channels)
-            if self.flip and torch.rand(()) < 0.5:
-                image = image.flip(-1)
-            return image, self.labels[place]
+            return image.flip(-1) if mirrored else image, self.labels[place]
         raise UserError(f"none of the {len(self)} pictures decodes: check the files")
 
 
@@ -260,11 +264,12 @@ def _read_pictures(root: Path, found: list[Path], config: DataConfig, flip: bool
     return ImageData(pixels.permute(0, 3, 1, 2).contiguous(), labels, class_names, digest.hexdigest(), skipped, flip)
 
 
-class StepSampler(Sampler[list[int]]):
+class StepSampler(Sampler[list[Key]]):
     """Batches for steps start_step to stop_step - 1, each a function of (seed, step) alone.
 
     Global batch s is slice [s B, (s + 1) B) of an endless row of permutations, one an epoch; process r takes rows
     r, r + world_size, ... Resuming at a step therefore gives just the batches that an unbroken run would have met.
+    With `flip` they are pairs (number, whether mirrored), mirrored in half of all cases.
     """
 
     def __init__(
@@ -276,24 +281,28 @@ class StepSampler(Sampler[list[int]]):
         stop_step: int,
         rank: int = 0,
         world_size: int = 1,
+        flip: bool = False,
     ) -> None:
         if batch_size % world_size:
             raise UserError(
                 f"batch_size {batch_size} does not divide among {world_size} processes: change train.batch_size"
             )
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.length, self.batch_size, self.seed, self.flip = length, batch_size, seed, flip
         self.steps, self.rank, self.world_size = range(start_step, stop_step), rank, world_size
 
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         epoch, permutation = -1, np.empty(0, dtype=np.int64)
         for step in self.steps:
-            batch = []
+            batch: list[Key] = []
             for position in range(step * self.batch_size, (step + 1) * self.batch_size):
                 if position // self.length != epoch:
                     epoch = position // self.length
                     permutation = np.random.default_rng([self.seed, epoch]).permutation(self.length)
                 batch.append(int(permutation[position % self.length]))
+            if self.flip:
+                mirrored = np.random.default_rng([self.seed, step, 1]).random(len(batch)) < 0.5
+                batch = list(zip(batch, mirrored.tolist(), strict=True))  # type: ignore[arg-type]
             yield batch[self.rank :: self.world_size]

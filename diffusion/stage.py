@@ -192,10 +192,11 @@ class PriorStage:
             return {"loss": loss.detach(), "skipped": torch.ones(())}
         self.accelerator.backward(loss)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.grad_clip)
-        # In half precision the loss scaler leaves out such steps itself, and needs the call to lower its scale.
-        moved = bool(torch.isfinite(norm)) or self.accelerator.scaler is not None
-        if moved:
+        moved = bool(torch.isfinite(norm))
+        if moved or self.accelerator.scaler is not None:  # whose scaler leaves such a step out itself
             self.optimizer.step()
+            moved = not self.optimizer.step_was_skipped
+        if moved:
             self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
         self.optimizer.zero_grad(set_to_none=True)
         return {"loss": loss.detach(), "grad_norm": norm.detach(), "skipped": torch.tensor(float(not moved))}

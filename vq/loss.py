@@ -6,13 +6,14 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.features import EfficientNetFeatures
+from common.features import EfficientNetFeatures, WeightsMissing, weights_at
 
 log = logging.getLogger(__name__)
 PERCEPTUAL = ("auto", "lpips", "efficientnet", "resnet50", "none")
@@ -128,11 +129,21 @@ class ResNetLogitDistance(nn.Module):
             return (self._logits(first) - wanted).square().mean(1)
 
 
-# Where torch.hub keeps what torchvision downloads: the file that each distance wants there.
-DOWNLOADED = {
-    "lpips": (LPIPSDistance, "vgg16-397923af.pth"),
-    "resnet50": (ResNetLogitDistance, "resnet50-0676ba61.pth"),
-}
+DOWNLOADED = {"lpips": (LPIPSDistance, "VGG16_Weights"), "resnet50": (ResNetLogitDistance, "ResNet50_Weights")}
+
+
+def load_downloaded(name: str, download: bool = True) -> nn.Module:
+    """The distance of DOWNLOADED called `name`, with torchvision's weights.
+
+    Raises:
+        WeightsMissing: they are not there and cannot or may not (`download`) be fetched.
+    """
+    import torchvision.models
+
+    distance, weights = DOWNLOADED[name]
+    url = getattr(torchvision.models, weights).IMAGENET1K_V1.url
+    with weights_at(Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1], url, download):
+        return distance()
 
 
 def build_perceptual(name: str) -> tuple[nn.Module | None, str]:
@@ -141,15 +152,11 @@ def build_perceptual(name: str) -> tuple[nn.Module | None, str]:
         return None, "none"
     wanted = "lpips" if name == "auto" else name
     if wanted in DOWNLOADED:
-        distance, file = DOWNLOADED[wanted]
         try:
-            return distance(), wanted
-        except OSError as error:
+            return load_downloaded(wanted), wanted
+        except WeightsMissing as missing:
             if name != "auto":
-                raise UserError(
-                    f"{name} needs weights that cannot be downloaded ({error}): place {file} in "
-                    f"{torch.hub.get_dir()}/checkpoints, or set tokenizer.loss.perceptual=efficientnet"
-                ) from error
+                raise UserError(f"{name}: {missing}; or set tokenizer.loss.perceptual=efficientnet") from missing
     try:
         return EfficientNetDistance(), "efficientnet"
     except UserError:

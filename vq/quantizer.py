@@ -20,6 +20,7 @@ from common.errors import UserError
 
 KINDS = ("vq", "simvq", "fsq", "lfq", "bsq")
 BINARY = ("lfq", "bsq")
+MOST_CODES = 2**24
 
 
 @dataclass
@@ -48,6 +49,11 @@ class QuantizerConfig:
             raise ValueError(f"tokenizer.quantizer.kind must be one of {', '.join(KINDS)}, got '{self.kind}'")
         if self.codebook_size < 2:
             raise ValueError(f"tokenizer.quantizer.codebook_size must be at least 2, got {self.codebook_size}")
+        if self.codebook_size > MOST_CODES:
+            raise ValueError(
+                f"tokenizer.quantizer.codebook_size must be at most {MOST_CODES}, since use is counted code by code, got "
+                f"{self.codebook_size}"
+            )
         for name in ("codebook_dim", "groups"):
             if getattr(self, name) < 1:
                 raise ValueError(f"tokenizer.quantizer.{name} must be at least 1, got {getattr(self, name)}")
@@ -81,8 +87,6 @@ class QuantizerConfig:
                 f"tokenizer.quantizer.codebook_size {self.codebook_size} is not the product of the levels {self.levels}, "
                 f"which is {product}: set codebook_size={product} or other levels"
             )
-        if product >= 2**31:
-            raise ValueError(f"tokenizer.quantizer.levels {self.levels} give more than 2 ** 31 codes: take fewer")
 
     def _check_groups(self) -> None:
         if self.kind not in ("fsq", *BINARY):

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from common.checkpoint import warm_ema
 from common.data import DataConfig
+from common.errors import UserError
 from common.metrics import codebook_use, psnr
 from common.skipping import all_finite
 from vq.discriminator import build_discriminator
@@ -26,6 +27,11 @@ class TokenizerStage:
 
     def __init__(self, config: TokenizerConfig, data: DataConfig, accelerator: Accelerator) -> None:
         self.accelerator, self.train, self.loss = accelerator, config.train, config.loss
+        if data.image_size < 2**config.discriminator.layers:
+            raise UserError(
+                f"a discriminator of {config.discriminator.layers} layers halves {data.image_size} pixels away: set "
+                f"tokenizer.discriminator.layers to {data.image_size.bit_length() - 1} or less"
+            )
         model = Tokenizer(config, data.image_size, data.channels, sync_codebook=accelerator.num_processes > 1)
         discriminator = build_discriminator(config.discriminator, data.channels)
         if config.loss.lecam_weight:
@@ -59,29 +65,32 @@ class TokenizerStage:
         adversarial = self.loss.adversarial_weight > 0 and step >= self.loss.adversarial_start
         output = self.model(images)
         reconstruction = output.reconstruction.float()
-        metrics, backward = self._generator_losses(images, reconstruction, output.quantizer_losses, step, adversarial)
-        moved = self._update(0, self.model, backward, metrics)
+        metrics, carrier = self._generator_losses(images, reconstruction, output.quantizer_losses, step, adversarial)
+        moved = self._update(0, self.model, carrier, metrics)
         if moved:
             self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
             self.counts += torch.bincount(output.codes.flatten(), minlength=len(self.counts))
             if adversarial:
                 judged, loss = self._discriminator_losses(images, reconstruction.detach(), step)
+                moved = self._update(1, self.discriminator, loss, judged)
                 metrics |= judged
-                moved = self._update(1, self.discriminator, loss, metrics)
         return {name: value.detach() for name, value in metrics.items()} | {"skipped": images.new_tensor(not moved)}
 
     def _update(self, which: int, network: torch.nn.Module, loss: Tensor, metrics: dict[str, Tensor]) -> bool:
-        """Backward pass, clipping and step of one optimizer; False where something was not finite and nothing moved."""
+        """Backward pass, clipping and step of one optimizer; False where something was not finite and nothing moved.
+
+        `metrics` are the parts of the loss; the gradient's norm joins them.
+        """
         optimizer, accelerator = self.optimizers[which], self.accelerator
         if not all_finite(accelerator, [loss, *metrics.values()]):
             return False  # in every process alike: one that went on alone would wait for the others
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(network.parameters(), self.train.grad_clip)
         metrics[("grad_norm", "grad_norm_discriminator")[which]] = norm
-        # In half precision the loss scaler leaves out such steps itself, and needs the call to lower its scale.
-        moved = bool(torch.isfinite(norm)) or accelerator.scaler is not None
-        if moved:
+        moved = bool(torch.isfinite(norm))
+        if moved or accelerator.scaler is not None:  # whose scaler leaves such a step out itself, and lowers its scale
             optimizer.step()
+            moved = not optimizer.step_was_skipped
         optimizer.zero_grad(set_to_none=True)
         return moved
 
@@ -103,12 +112,14 @@ class TokenizerStage:
         if adversarial and share > 0:
             judge = self.accelerator.unwrap_model(self.discriminator)
             loss_adversarial = self.generator_loss(judge(image).float())
-            (adversarial_gradient,) = torch.autograd.grad(loss_adversarial, image)
+            # A picture's share of a mean is below what float16 holds: up by the number of pixels on the way, down after it.
+            (adversarial_gradient,) = torch.autograd.grad(loss_adversarial * image.numel(), image)
+            adversarial_gradient = adversarial_gradient / image.numel()
             weight = image.new_tensor(self.loss.adversarial_weight * share)
             if self.loss.adaptive:
                 last = self.accelerator.unwrap_model(self.model).decoder.conv_out.weight
                 at_last = [
-                    torch.autograd.grad(reconstruction, last, g, retain_graph=True)[0].float()
+                    torch.autograd.grad(reconstruction, last, g * image.numel(), retain_graph=True)[0] / image.numel()
                     for g in (gradient, adversarial_gradient)
                 ]
                 weight = weight * adaptive_weight(at_last[0], at_last[1])

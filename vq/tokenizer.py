@@ -134,7 +134,19 @@ class Tokenizer(nn.Module):
 
         Args:
             tile, overlap: as in `encode`; where decoded tiles overlap, they are blended.
+
+        Raises:
+            UserError: codes of another shape or outside [0, K).
         """
+        if (
+            codes.ndim != 3
+            or codes.is_floating_point()
+            or not bool(((codes >= 0) & (codes < self.codebook_size)).all())
+        ):
+            raise UserError(
+                f"codes must be integers (B, h, w) in [0, {self.codebook_size}), got {codes.dtype} {tuple(codes.shape)} "
+                f"from {codes.min().item()} to {codes.max().item()}: are they another tokenizer's?"
+            )
         images = decode_tiles(self._decode, codes, self.downsample, tile, overlap) if tile else self._decode(codes)
         return images if size is None else images[..., : size[0], : size[1]]
 
@@ -155,6 +167,10 @@ class Tokenizer(nn.Module):
             raise UserError(
                 f"this tokenizer takes pictures (B, {self.channels}, H, W), got {tuple(images.shape)}: "
                 "convert them to its number of channels"
+            )
+        if not images.is_floating_point():
+            raise UserError(
+                f"pictures must be floats in [-1, 1], got {images.dtype}: convert them, such as x / 127.5 - 1"
             )
         height, width = images.shape[-2:]
         if min(height, width) < self.downsample:
@@ -196,7 +212,7 @@ class Tokenizer(nn.Module):
 
         Other projects' checkpoints are converted first, by `vq.pretrained`. Raises UserError where there is none.
         """
-        directory = model_directory(model)
+        directory = model_directory(model, parts=["tokenizer"])
         if (directory / "tokenizer").is_dir() or not (directory / "config.json").is_file():
             directory = directory / "tokenizer"
         return cls.load(directory).to(device)

@@ -63,6 +63,19 @@ def test_resumed_batches_are_those_of_an_unbroken_run():
     assert sorted(i for batch in whole[:5] for i in batch) == sorted([*range(10)] * 2)  # two whole epochs
 
 
+def test_mirroring_is_drawn_by_step_and_not_by_what_came_before():
+    data = load_images(DataConfig(), "val")
+    plain = [i for batch in StepSampler(20, 8, 1, 0, 40) for i in batch]
+    keys = [key for batch in StepSampler(20, 8, 1, 0, 40, flip=True) for key in batch]
+    assert [number for number, _ in keys] == plain and 0.4 < sum(mirrored for _, mirrored in keys) / 320 < 0.6
+    assert [k for batch in StepSampler(20, 8, 1, 25, 40, flip=True) for k in batch] == keys[25 * 8 :]
+    ranks = [list(StepSampler(20, 8, 1, 0, 3, rank, 2, flip=True)) for rank in (0, 1)]
+    assert sorted(ranks[0][0] + ranks[1][0]) == sorted(keys[:8])
+    assert torch.equal(data[3, True][0], data[3][0].flip(-1)) and torch.equal(data[3, False][0], data[3][0])
+    with pytest.raises(IndexError):
+        data[500]
+
+
 def test_processes_share_the_global_batch():
     whole = list(StepSampler(10, 4, 1, 0, 3))
     ranks = [list(StepSampler(10, 4, 1, 0, 3, rank, 2)) for rank in (0, 1)]
@@ -105,7 +118,9 @@ def test_a_folder_too_large_for_memory_is_read_when_asked(tmp_path, monkeypatch,
     del items[4:5]  # the broken file's stand-in
     for (image, label), (wanted, wanted_label) in zip(items[:5], whole, strict=True):
         assert torch.equal(image, wanted) and label == wanted_label
-    assert torch.equal(lazy[4][0], lazy[5][0])
+    assert torch.equal(lazy[4][0], lazy[5][0]) and torch.equal(lazy[0, True][0], lazy[0][0].flip(-1))
+    with pytest.raises(IndexError):
+        lazy[6]
     monkeypatch.setattr("common.data.IN_MEMORY_LIMIT", 6 * 8 * 8 * 3 - 1)
     assert isinstance(load_images(DataConfig(**config), "train"), ImageFiles)
     monkeypatch.setattr("common.data.IN_MEMORY_LIMIT", 6 * 8 * 8 * 3)

@@ -159,15 +159,16 @@ def test_resnet_logits_in_float32_and_unmoved_by_train_mode(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "file"), [("lpips", "vgg16-397923af.pth"), ("resnet50", "resnet50-0676ba61.pth")])
-def test_weights_that_cannot_be_had_are_named(monkeypatch, name, file):
-    def fail(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setitem(losses.DOWNLOADED, name, (fail, file))
-    with pytest.raises(UserError, match=f"place {file}"):
+def test_weights_that_cannot_be_had_or_are_damaged_are_named(monkeypatch, tmp_path, name, file):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=f"place {file} in {tmp_path}.* cannot be downloaded"):
         build_perceptual(name)
     if name == "lpips":
         assert build_perceptual("auto")[1] == "efficientnet"
+    (tmp_path / "hub/checkpoints").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "hub/checkpoints" / file).write_bytes(b"half")
+    with pytest.raises(UserError, match=f"{file} cannot be read: replace it"):
+        build_perceptual(name)
 
 
 @pytest.mark.parametrize(

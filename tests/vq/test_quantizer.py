@@ -245,6 +245,7 @@ def test_entropies_have_finite_gradients_far_from_zero():
         ({"commitment_weight": -1.0}, "commitment_weight"),
         ({"entropy_temperature": 0.0}, "entropy_temperature"),
         ({"codebook_size": 1}, "at least 2"),
+        ({"kind": "lfq", "codebook_size": 2**36}, "at most"),
         ({"codebook_dim": 0}, "codebook_dim"),
     ],
 )

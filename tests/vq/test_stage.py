@@ -13,7 +13,7 @@ from tests.tiny import TINY
 from train import build_accelerator
 from vq.discriminator import DiscriminatorConfig
 from vq.loss import LossConfig, adaptive_weight, hinge_generator_loss
-from vq.quantizer import QuantizerConfig
+from vq.quantizer import QuantizerConfig, build_quantizer
 from vq.stage import TokenizerStage
 from vq.tokenizer import TokenizerConfig
 
@@ -164,6 +164,7 @@ def test_after_too_many_skipped_steps_the_run_stops_with_one_line_and_a_good_che
     assert "3 steps running, up to step 6" in line and "step-4" in line and "learning_rate" in line
     rows = (tmp_path / "logs/tokenizer.jsonl").read_text().splitlines()
     assert '"skipped_steps": 2' in rows[-1]
+    assert (tmp_path / "checkpoints/tokenizer/step-4/progress.json").is_file()
     # the checkpoint is whole and good: the same command, mended, goes on from it
     assert run_cli(train.main, [*arguments, "tokenizer.train.learning_rate=1e-4"]) == 0
     assert "goes on from" in capfd.readouterr().out
@@ -174,6 +175,8 @@ def test_resuming_gives_the_weights_of_an_unbroken_run(tmp_path):
 
     more = ["tokenizer.loss.lecam_weight=0.1", "tokenizer.quantizer.kmeans_init=true"]
     arguments = ["tokenizer", *CONFIG, *TINY, f"output_dir={tmp_path}", *more]
+    # so that every step draws: which codes to replace by what, and which pictures to mirror
+    arguments += ["tokenizer.quantizer.dead_code_threshold=80", "data.flip=true"]
     assert run_cli(train.main, arguments) == 0
     whole = load_file(tmp_path / "tokenizer/model.safetensors")
     checkpoints = tmp_path / "checkpoints/tokenizer"
@@ -186,3 +189,46 @@ def test_resuming_gives_the_weights_of_an_unbroken_run(tmp_path):
         torch.testing.assert_close(value, again[name], rtol=1e-4, atol=1e-5, msg=name)
     for name, value in load_file(checkpoints / "step-4/model_1.safetensors").items():
         torch.testing.assert_close(value, judge[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_run_that_never_was_finite_after_its_start_keeps_what_it_had(tmp_path, monkeypatch, capfd):
+    original = TokenizerStage.step
+
+    def fail_late(self, batch, step):
+        return original(self, (batch[0] * (math.nan if step >= 3 else 1), batch[1]), step)
+
+    monkeypatch.setattr(TokenizerStage, "step", fail_late)
+    arguments = ["tokenizer", *CONFIG, *TINY, f"output_dir={tmp_path}", "tokenizer.train.checkpoint_every=1000"]
+    arguments += ["tokenizer.train.steps=20", "tokenizer.train.max_skipped_steps=3"]
+    assert run_cli(train.main, arguments) == 2
+    assert "step-3" in capfd.readouterr().err and (tmp_path / "checkpoints/tokenizer/step-3/progress.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("key", "part"),
+    [("commitment_weight", "commitment"), ("entropy_weight", "entropy_each"), ("entropy_weight", "entropy_mean"),
+     ("entropy_gamma", "entropy_mean")],
+)  # fmt: skip
+def test_the_quantizers_weights_scale_their_parts(key, part):
+    values = []
+    for scale in (0.5, 1.5):
+        quantizer = build_quantizer(
+            QuantizerConfig(kind="lfq", codebook_size=16, entropy_temperature=1.0, **{key: scale})
+        )
+        torch.manual_seed(0)
+        values.append(quantizer.train()(torch.randn(2, 4, 5, 5)).losses[part])
+    assert abs(values[0]) > 0 and (values[0] < 0) == (part == "entropy_mean")  # a varied mean is rewarded
+    torch.testing.assert_close(values[1], 3 * values[0])
+
+
+def test_the_discriminators_learning_rate_is_its_share(tmp_path):
+    stage = make(tmp_path)
+    stage.ratios = (1.0, 0.25)
+    stage.set_learning_rate(0.5)
+    assert [group["lr"] for optimizer in stage.optimizers for group in optimizer.param_groups] == [5e-4, 1.25e-4]
+
+
+def test_a_discriminator_deeper_than_the_picture_is_refused(tmp_path, capfd):
+    arguments = ["tokenizer", *CONFIG, *TINY, f"output_dir={tmp_path}", "tokenizer.discriminator.layers=6"]
+    assert run_cli(train.main, arguments) == 2
+    assert "tokenizer.discriminator.layers to 5 or less" in capfd.readouterr().err

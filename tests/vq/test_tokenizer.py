@@ -126,7 +126,8 @@ def test_a_repository_of_the_hub_is_read_without_pickle(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert Tokenizer.from_pretrained("hf:owner/name").codebook_size == 16
     assert asked["repository"] == "owner/name"
-    assert all(pattern.endswith((".json", ".safetensors", ".md")) for pattern in asked["patterns"])
+    wanted = {f"{part}{name}" for part in ("", "tokenizer/") for name in ("config.json", "model.safetensors")}
+    assert set(asked["patterns"]) == wanted  # neither the prior nor checkpoints
 
 
 def test_directories_that_do_not_fit(tmp_path):
@@ -152,11 +153,15 @@ def test_pictures_that_do_not_fit():
         (torch.rand(3, 16, 16), "got .3, 16, 16."),
         (torch.rand(1, 3, 3, 16), "16 x 3 pixels is smaller"),
         (torch.full((1, 3, 16, 16), float("nan")), "not finite"),
+        (torch.zeros((1, 3, 16, 16), dtype=torch.uint8), "floats in"),
         (torch.full((1, 3, 16, 16), float("inf")), "not finite"),
     ):
         with pytest.raises(UserError, match=said) as caught:
             tokenizer.encode(images)
         assert "\n" not in str(caught.value)
+    for codes in (torch.full((1, 4, 4), 16), torch.full((1, 4, 4), -1), torch.zeros(4, 4).long(), torch.zeros(1, 4, 4)):
+        with pytest.raises(UserError, match="codes must be integers"):
+            tokenizer.decode(codes)
 
 
 @pytest.mark.parametrize(
