@@ -2,7 +2,7 @@
 
 python benchmarks/quantizers.py --data data/emoji64 [--steps 300] [--kinds vq simvq ...] [--out docs/quantizers]
 
-Writes OUT.json and OUT.md. A kind whose run is already in --runs is not trained again.
+Writes OUT.json and OUT.md. A run that is already in --runs, of the same kind and steps, is not trained again.
 """
 
 from __future__ import annotations
@@ -12,8 +12,13 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.errors import ArgumentParser, UserError, run_cli
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {
@@ -33,13 +38,14 @@ def run(command: list[str]) -> float:
     start = time.perf_counter()
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
     return time.perf_counter() - start
 
 
 def score(kind: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train one kind for `--steps` without an adversary, score it on val, and return its figures."""
-    folder = (args.runs / "".join(c if c.isalnum() else "-" for c in kind)).resolve()
+    name = "".join(c if c.isalnum() else "-" for c in kind)
+    folder = (args.runs / f"{args.config.stem}-{args.steps}-{name}").resolve()
     data = args.data.resolve()
     seconds = None
     if not (folder / "tokenizer/config.json").is_file():
@@ -77,15 +83,17 @@ def score(kind: str, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str]) -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/emoji64-f4.yaml"))
     parser.add_argument("--data", type=Path, required=True, help="a folder that holds train/ and val/")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--runs", type=Path, default=Path("runs/quantizers"))
     parser.add_argument("--out", type=Path, default=Path("docs/quantizers"))
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    if not (args.data / "val").is_dir():
+        raise UserError(f"{args.data} holds no val/: give --data a folder that holds train/ and val/")
     rows = [score(kind, args) for kind in args.kinds]
     lines = ["| kind | PSNR, dB | SSIM | Frechet | codes used | perplexity |", "|---|---|---|---|---|---|"]
     lines += [
@@ -99,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

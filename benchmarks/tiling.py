@@ -13,6 +13,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.data import load_folder
+from common.errors import ArgumentParser, run_cli
 from common.imageio import save_png, to_pil
 from common.metrics import psnr
 from vq.tokenizer import Tokenizer
@@ -43,15 +45,15 @@ def step_at_borders(images: Tensor, tile: int) -> float:
     return (sum(s[at].mean() for s in steps) / sum(s[beside].mean() for s in steps)).item()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str]) -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--tile", type=int, default=256)
     parser.add_argument("--overlaps", type=int, nargs="+", default=[0, 16, 32, 64, 128])
     parser.add_argument("--out", type=Path, help="a folder for the pictures and the figures")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     tokenizer = Tokenizer.from_pretrained(args.model)
     images = mosaic(args.pictures, args.size, tokenizer.channels)
     whole_codes = tokenizer.encode(images)
@@ -97,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))
