@@ -110,7 +110,8 @@ def test_half_precision_counts_what_autocast_casts():
     assert whole.batch_free == 0 and whole.activations == BATCH * whole.picture
     # On CUDA group norm and SiLU keep float32: about 4 + 4 + 2 bytes where float32 has 4 + 4 + 4 and a processor 2 + 2 + 2.
     on_cuda = computed(config, "cuda")
-    assert kept.picture / whole.picture == pytest.approx(1 / 2, abs=0.03)
+    # What group norm copies into another layout comes on top there.
+    assert kept.picture / whole.picture == pytest.approx(0.55, abs=0.02)
     assert on_cuda.picture / whole.picture == pytest.approx(10 / 12, abs=0.03)
 
 
