@@ -99,27 +99,23 @@ class Pictures:
             )
 
     def _read(self, files: Sequence[Path]) -> Batch:
-        import numpy as np
         import torch
 
-        from common.data import fit_square
+        from common.data import fit_square, stack_squares
         from common.imageio import read_image
 
         batch = Batch(torch.empty(0), [], [])
-        arrays = []
+        squares = []
         for file in files:
             try:
-                arrays.append(np.array(fit_square(read_image(file), self.size, self.channels)))
+                squares.append(fit_square(read_image(file), self.size, self.channels))
             except UserError as error:
                 log.warning("skipped: %s", error)
                 continue
             parts = file.relative_to(self.folder).parts
             batch.classes.append(parts[0] if len(parts) > 1 else "")
             batch.files.append("/".join(parts))
-        if not arrays:
-            return batch
-        pixels = torch.from_numpy(np.stack(arrays)).view(len(arrays), self.size, self.size, self.channels)
-        return batch._replace(pixels=pixels.permute(0, 3, 1, 2).contiguous())
+        return batch._replace(pixels=stack_squares(squares)) if squares else batch
 
 
 def to_images(pixels: Tensor, device: str | torch.device) -> Tensor:

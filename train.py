@@ -55,13 +55,6 @@ def learning_rate_scale(step: int, train: TrainConfig) -> float:
     return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """63 bits for what a process draws in a step."""
-    import numpy as np
-
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
-
-
 def build_accelerator(train: TrainConfig, output_dir: Path) -> Accelerator:
     """Devices, processes and precision; on a machine without an accelerator, processes talk over gloo."""
     import torch
@@ -121,6 +114,7 @@ def run_stage(
     from common.curves import draw_curves
     from common.data import StepSampler
     from common.model_card import write_model_card
+    from common.seeds import derived_seed
     from common.skipping import SkippedSteps
 
     first, checkpoint = start_step(train, output_dir, stage.name)
@@ -180,7 +174,7 @@ def run_stage(
     )
     for step, batch in enumerate(bar, start=first):
         # What a step draws depends on nothing before it, so a resumed run draws what an unbroken one would have.
-        torch.manual_seed(step_seed(seed, step, accelerator.process_index))
+        torch.manual_seed(derived_seed(seed, step, accelerator.process_index))
         stage.set_learning_rate(learning_rate_scale(step, train))
         metrics = stage.step(batch, step)
         done = step + 1

@@ -159,6 +159,12 @@ def fit_square(image: Image.Image, size: int, channels: int) -> Image.Image:
     return image if side == size else image.resize((size, size), Image.Resampling.LANCZOS)
 
 
+def stack_squares(squares: Sequence[Image.Image]) -> Tensor:
+    """uint8 `(N, C, S, S)` of pictures that `fit_square` made."""
+    pixels = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))
+    return pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
+
+
 def _mnist5k(config: DataConfig, split: str, flip: bool) -> ImageData:
     if config.image_size != 32:
         raise UserError(f"mnist5k is 32 pixels wide (28 and a border): set data.image_size=32, not {config.image_size}")
@@ -208,12 +214,11 @@ def _torchvision(config: DataConfig, split: str, flip: bool) -> ImageData:
         raise UserError(
             f"data.source={config.source} cannot be read ({reason}): place its files in {root}, or give a folder"
         ) from error
-    shape = (len(squares), config.image_size, config.image_size, config.channels)
-    pixels = torch.from_numpy(np.stack([np.asarray(square) for square in squares])).view(shape)
+    pixels = stack_squares(squares)
     names = [str(name) for name in getattr(found, "classes", [])]
     digest = hashlib.sha256(f"{config.source} {part} {config.image_size} {config.channels} {flip}".encode())
     digest.update(pixels.numpy().tobytes())
-    return ImageData(pixels.permute(0, 3, 1, 2).contiguous(), labels, names, digest.hexdigest(), [], flip)
+    return ImageData(pixels, labels, names, digest.hexdigest(), [], flip)
 
 
 def find_pictures(root: Path) -> list[Path]:
@@ -240,12 +245,12 @@ def _read_pictures(root: Path, found: list[Path], config: DataConfig, flip: bool
     in_memory = config.in_memory
     if in_memory is None:
         in_memory = len(found) * size * size * channels <= IN_MEMORY_LIMIT
-    kept, skipped, arrays = found, [], []
+    kept, skipped, squares = found, [], []
     if in_memory:
         kept = []
         for file in found:
             try:
-                arrays.append(np.asarray(fit_square(read_image(file), size, channels)))
+                squares.append(fit_square(read_image(file), size, channels))
                 kept.append(file)
             except UserError as error:
                 log.warning("skipped: %s", error)
@@ -260,8 +265,7 @@ def _read_pictures(root: Path, found: list[Path], config: DataConfig, flip: bool
         digest.update(f"{file.relative_to(root).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     if not in_memory:
         return ImageFiles(kept, labels, class_names, digest.hexdigest(), config, flip)
-    pixels = torch.from_numpy(np.stack(arrays)).view(len(kept), size, size, channels)
-    return ImageData(pixels.permute(0, 3, 1, 2).contiguous(), labels, class_names, digest.hexdigest(), skipped, flip)
+    return ImageData(stack_squares(squares), labels, class_names, digest.hexdigest(), skipped, flip)
 
 
 class StepSampler(Sampler[list[Key]]):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
 
 from common.checkpoint import newest_checkpoint
 
@@ -16,6 +17,33 @@ def all_finite(accelerator: Accelerator, values: Iterable[Tensor]) -> bool:
     """Whether scalars are finite in every process, so that all take a step or none does. All processes call this together."""
     finite = torch.isfinite(torch.stack([value.detach().float() for value in values])).all().float()
     return bool(accelerator.reduce(finite, "mean") == 1)
+
+
+def guarded_step(
+    accelerator: Accelerator,
+    network: nn.Module,
+    optimizer: AcceleratedOptimizer,
+    loss: Tensor,
+    metrics: dict[str, Tensor],
+    grad_clip: float,
+    norm_name: str = "grad_norm",
+) -> bool:
+    """Backward pass, clipping and step; False where something was not finite in any process, and nothing moved.
+
+    Args:
+        metrics: the parts of the loss, asked too; the gradient's norm joins them as `norm_name`.
+    """
+    if not all_finite(accelerator, [loss, *metrics.values()]):
+        return False  # in every process alike: one that went on alone would wait for the others
+    accelerator.backward(loss)
+    norm = accelerator.clip_grad_norm_(network.parameters(), grad_clip)
+    metrics[norm_name] = norm
+    moved = bool(torch.isfinite(norm))
+    if moved or accelerator.scaler is not None:  # whose scaler leaves such a step out itself, and lowers its scale
+        optimizer.step()
+        moved = not optimizer.step_was_skipped
+    optimizer.zero_grad(set_to_none=True)
+    return moved
 
 
 class SkippedSteps:

@@ -16,6 +16,7 @@ from torch import Tensor
 from common.checkpoint import load_weights, model_directory, read_model
 from common.errors import UserError
 from common.imageio import to_model_mode, to_pil, to_tensor
+from common.seeds import derived_seed
 from diffusion.codes import merge_codes, split_codes
 from diffusion.graph import build_graph
 from diffusion.guidance import Guidance, prior_network
@@ -73,8 +74,7 @@ class Drawn(NamedTuple):
 
 def picture_generator(seed: int, index: int) -> torch.Generator:
     """The random stream of picture `index` under `seed`: the same on every device and in every batch."""
-    state = np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> 1))
+    return torch.Generator().manual_seed(derived_seed(seed, index))
 
 
 def mask_to_codes(mask: Tensor, downsample: int, margin: int = 1) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from common.checkpoint import save_model, warm_ema
 from common.config import TrainConfig
-from common.skipping import all_finite
+from common.skipping import guarded_step
 from diffusion.codes import digit_base, split_codes
 from diffusion.graph import GRAPHS, Absorbing, at_least_float32, build_graph, per_position
 from diffusion.loss import cross_entropy, graph_log_score, likelihood_bound, score_entropy
@@ -188,18 +188,11 @@ class PriorStage:
                 score = graph_log_score(self.graph, output, noised, sigma, self.raw_score)
                 entropy = score_entropy(self.graph, score, sigma, noised, codes)
                 loss = (entropy.flatten(1).mean(1) * dsigma).mean()
-        if not all_finite(self.accelerator, [loss]):
-            return {"loss": loss.detach(), "skipped": torch.ones(())}
-        self.accelerator.backward(loss)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.train.grad_clip)
-        moved = bool(torch.isfinite(norm))
-        if moved or self.accelerator.scaler is not None:  # whose scaler leaves such a step out itself
-            self.optimizer.step()
-            moved = not self.optimizer.step_was_skipped
+        metrics = {"loss": loss}
+        moved = guarded_step(self.accelerator, self.model, self.optimizer, loss, metrics, self.train.grad_clip)
         if moved:
             self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
-        self.optimizer.zero_grad(set_to_none=True)
-        return {"loss": loss.detach(), "grad_norm": norm.detach(), "skipped": torch.tensor(float(not moved))}
+        return {name: value.detach() for name, value in metrics.items()} | {"skipped": torch.tensor(float(not moved))}
 
     def take_window(self) -> dict[str, float]:
         """Figures since the last call, of which this stage has none."""

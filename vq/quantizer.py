@@ -7,8 +7,9 @@ Everything here is float32 outside autocast: distances in half precision pick wr
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as distributed
@@ -107,8 +108,8 @@ class Quantized(NamedTuple):
     losses: dict[str, Tensor]
 
 
-class Quantizer(nn.Module):
-    """Latents to codes and back.
+class Quantizer(nn.Module, ABC):
+    """Latents to codes and back, through the library's `quantize`.
 
     Attributes:
         dim: channels D of a latent.
@@ -119,6 +120,7 @@ class Quantizer(nn.Module):
     dim: int
     codebook_size: int
     groups: int
+    quantize: Any
 
     def forward(self, latents: Tensor) -> Quantized:
         """Quantize `(B, D, h, w)`. In train mode this moves a learned codebook, also under no_grad.
@@ -149,14 +151,15 @@ class Quantizer(nn.Module):
             distributed.all_reduce(finite, distributed.ReduceOp.MIN)
         return bool(finite)
 
+    @abstractmethod
     def _train(self, latents: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        raise NotImplementedError
+        """Quantized latents, through which a gradient passes, codes, and losses by name."""
 
     def _codes(self, latents: Tensor) -> Tensor:
-        raise NotImplementedError
+        return self.quantize(latents)[1]
 
     def _decode(self, codes: Tensor) -> Tensor:
-        raise NotImplementedError
+        return self.quantize.indices_to_codes(codes)
 
 
 class VectorQuantizer(Quantizer):
@@ -186,7 +189,7 @@ class VectorQuantizer(Quantizer):
     def _codes(self, latents: Tensor) -> Tensor:
         if not self.quantize._codebook.initted:  # the library would start its codebook here, from pictures to score
             raise UserError("this tokenizer's codebook was never trained: train it, or set kmeans_init=false")
-        return self.quantize(latents)[1]
+        return super()._codes(latents)
 
     def _decode(self, codes: Tensor) -> Tensor:
         return self.quantize.get_codes_from_indices(codes)
@@ -210,12 +213,6 @@ class SimVectorQuantizer(Quantizer):
         quantized, codes, commitment = self.quantize(latents)
         return quantized, codes, {"commitment": commitment}
 
-    def _codes(self, latents: Tensor) -> Tensor:
-        return self.quantize(latents)[1]
-
-    def _decode(self, codes: Tensor) -> Tensor:
-        return self.quantize.indices_to_codes(codes)
-
 
 class FiniteScalarQuantizer(Quantizer):
     """Every dimension rounded to its own few levels; no codebook and no loss (arXiv 2309.15505)."""
@@ -228,12 +225,6 @@ class FiniteScalarQuantizer(Quantizer):
     def _train(self, latents: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         quantized, codes = self.quantize(latents)
         return quantized, codes, {}
-
-    def _codes(self, latents: Tensor) -> Tensor:
-        return self.quantize(latents)[1]
-
-    def _decode(self, codes: Tensor) -> Tensor:
-        return self.quantize.indices_to_codes(codes)
 
 
 class BinaryQuantizer(Quantizer):
@@ -269,12 +260,6 @@ class BinaryQuantizer(Quantizer):
         losses["entropy_each"] = config.entropy_weight * each
         losses["entropy_mean"] = -config.entropy_weight * config.entropy_gamma * mean
         return latents + (quantized - latents).detach(), codes, losses
-
-    def _codes(self, latents: Tensor) -> Tensor:
-        return self.quantize(latents)[1]
-
-    def _decode(self, codes: Tensor) -> Tensor:
-        return self.quantize.indices_to_codes(codes)
 
 
 def binary_entropies(latents: Tensor, scale: float, groups: int, temperature: float) -> tuple[Tensor, Tensor]:

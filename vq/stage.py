@@ -14,7 +14,7 @@ from common.checkpoint import warm_ema
 from common.data import DataConfig
 from common.errors import UserError
 from common.metrics import codebook_use, psnr
-from common.skipping import all_finite
+from common.skipping import guarded_step
 from vq.discriminator import build_discriminator
 from vq.loss import ADVERSARIAL, RECONSTRUCTION, LeCam, adaptive_weight, build_perceptual, r1_penalty, warm_in
 from vq.tokenizer import Tokenizer, TokenizerConfig
@@ -77,22 +77,10 @@ class TokenizerStage:
         return {name: value.detach() for name, value in metrics.items()} | {"skipped": images.new_tensor(not moved)}
 
     def _update(self, which: int, network: torch.nn.Module, loss: Tensor, metrics: dict[str, Tensor]) -> bool:
-        """Backward pass, clipping and step of one optimizer; False where something was not finite and nothing moved.
-
-        `metrics` are the parts of the loss; the gradient's norm joins them.
-        """
-        optimizer, accelerator = self.optimizers[which], self.accelerator
-        if not all_finite(accelerator, [loss, *metrics.values()]):
-            return False  # in every process alike: one that went on alone would wait for the others
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(network.parameters(), self.train.grad_clip)
-        metrics[("grad_norm", "grad_norm_discriminator")[which]] = norm
-        moved = bool(torch.isfinite(norm))
-        if moved or accelerator.scaler is not None:  # whose scaler leaves such a step out itself, and lowers its scale
-            optimizer.step()
-            moved = not optimizer.step_was_skipped
-        optimizer.zero_grad(set_to_none=True)
-        return moved
+        name = ("grad_norm", "grad_norm_discriminator")[which]
+        return guarded_step(
+            self.accelerator, network, self.optimizers[which], loss, metrics, self.train.grad_clip, name
+        )
 
     def _generator_losses(
         self, images: Tensor, reconstruction: Tensor, quantizer_losses: dict[str, Tensor], step: int, adversarial: bool

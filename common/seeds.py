@@ -1,0 +1,10 @@
+"""Seeds made of several numbers, so that every step and every picture has a random stream of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def derived_seed(*numbers: int) -> int:
+    """63 bits that depend on all of `numbers` (not negative) and on their order."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
