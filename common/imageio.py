@@ -1,36 +1,51 @@
-"""Pictures in and out: PIL images, tensors in [-1, 1], PNG files written beside and renamed."""
+"""Pictures in and out: PIL images, tensors in [-1, 1], PNG and GIF files written beside and renamed."""
 
 from __future__ import annotations
 
 import os
+import struct
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from common.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+# what Pillow's decoders raise for damaged files
+DAMAGED = (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error, IndexError, KeyError, TypeError,
+           OverflowError, AttributeError, ZeroDivisionError, NotImplementedError, zlib.error)  # fmt: skip
+MAX_PIXELS = 50_000_000  # of a picture that is read: 200 MB with transparency; a phone's largest photographs fit
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """The decoded picture. Raises UserError where there is none, or it is damaged or dangerously large."""
+    """The decoded picture, turned as its EXIF orientation says; of an animation the first frame.
+
+    Raises:
+        UserError: there is none, it is damaged, or it has more than MAX_PIXELS.
+    """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no picture {path}: check the path")
+        raise UserError(f"no picture {path}: {'it is a folder; name a file' if path.is_dir() else 'check the path'}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
             with Image.open(path) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise UserError(
+                        f"{path} is {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million: "
+                        "make it smaller or cut a part out"
+                    )
                 image.load()
-                return image.copy()
-    except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+                return ImageOps.exif_transpose(image.copy())
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not a picture that can be read ({error}): give a PNG or JPEG file") from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path} does not decode ({error}): save it again as PNG") from error
 
 
@@ -60,11 +75,11 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array) for array in arrays]
 
 
-def check_writable(path: str | Path) -> None:
+def check_writable(path: str | Path, suffix: str = ".png") -> None:
     """Raise UserError unless a PNG can be written at `path`; leaves nothing behind. Missing parent folders are made."""
     path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise UserError(f"cannot write {path}: pictures are written as PNG, so end its name in .png")
+    if path.suffix.lower() != suffix:
+        raise UserError(f"cannot write {path}: it is written as {suffix[1:].upper()}, so end its name in {suffix}")
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder; name a file")
     try:
@@ -78,13 +93,30 @@ def check_writable(path: str | Path) -> None:
 def save_png(image: Image.Image, path: str | Path, metadata: dict[str, str] | None = None) -> None:
     """Write a PNG with text `metadata`; `path` holds either what it held or the whole new picture."""
     check_writable(path)
-    path = Path(path)
     info = PngImagePlugin.PngInfo()
     for key, value in (metadata or {}).items():
         info.add_text(key, value)
+    _replace(Path(path), lambda beside: image.save(beside, format="PNG", pnginfo=info))
+
+
+def save_gif(frames: Sequence[Image.Image], path: str | Path, milliseconds: int = 120, last: int = 1500) -> None:
+    """Write an endless animation: `milliseconds` a frame, `last` for the last one; written beside and renamed."""
+    check_writable(path, ".gif")
+    # a palette of each frame's own: one for all would be the first, which is all masked
+    pages = [frame.convert("RGB").quantize(255, dither=Image.Dither.NONE) for frame in frames]
+    shown = [milliseconds] * (len(pages) - 1) + [last]
+    _replace(
+        Path(path),
+        lambda beside: pages[0].save(
+            beside, format="GIF", save_all=True, append_images=pages[1:], duration=shown, loop=0, disposal=1
+        ),
+    )
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
     beside = path.with_name(f".{path.name}.partial")
     try:
-        image.save(beside, format="PNG", pnginfo=info)
+        write(beside)
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)

@@ -104,6 +104,16 @@ def build_noise(name: str) -> Noise:
     return NOISES[name]()
 
 
+def time_of_share(noise: Noise, share: float) -> float:
+    """The time at which noise has hit a share 1 - exp(-sigma) of the codes, by bisection; 0 or 1 where it never is."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        sigma, _ = noise(torch.tensor([middle], dtype=torch.float64))
+        low, high = (middle, high) if -math.expm1(-sigma.item()) < share else (low, middle)
+    return high
+
+
 def stratified_times(batch_size: int, generator: torch.Generator, *, rank: int = 0, world_size: int = 1) -> Tensor:
     """Times `(B,)` in [0, 1), one in each of B * world_size equal strata, this process's share of them.
 

@@ -20,7 +20,7 @@ from diffusion.noise import Noise
 
 NO_GUIDANCE = Guidance()
 STEP_GRIDS = ("uniform", "cosine", "loglinear")
-StepCallback = Callable[[int, Tensor], None]
+StepCallback = Callable[[int, Tensor], Tensor | None]
 Draw = Callable[[], Tensor]
 
 
@@ -102,16 +102,19 @@ class Walk:
         steps, grid: number of reverse steps and how they are spaced, see `step_times`.
         guidance, temperature, top_p: what happens to the network's answer, in this order.
         project: sets known codes back in, before every network call and at the end.
-        on_step: called with (steps done, codes) after every step.
+        on_step: called with (steps done, codes) after every step; codes that it returns take their place.
         time_free: whether the network's answer depends on the codes alone. A picture none of whose codes changed is then
             not asked about again (RADD, arXiv 2406.03736, section 3.3), and the batch is compacted to those that did.
+        origin: codes `(B, *shape)` to set out from, noised to time `begin`, rather than from the limit (SDEdit,
+            arXiv 2108.01073, with this graph's noise).
+        begin: time in (0, 1] at which the walk begins; all `steps` lie below it.
 
     Attributes:
         codes: `(B, *shape)`.
         calls: network calls `(B,)` so far, for each picture; the two of guidance count as one.
 
     Raises:
-        UserError: steps below 1, an unknown grid, temperature not above 0, top_p outside (0, 1].
+        UserError: steps below 1, an unknown grid, temperature not above 0, top_p or begin outside (0, 1].
     """
 
     network: Network
@@ -128,19 +131,27 @@ class Walk:
     project: Projection | None = None
     on_step: StepCallback | None = None
     time_free: bool = False
+    origin: Tensor | None = None
+    begin: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise UserError(f"temperature must be above 0, got {self.temperature}: 1 leaves the model's own")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top-p must lie in (0, 1], got {self.top_p}: 1 is off")
-        self.times = step_times(self.steps, self.grid)
+        if not 0 < self.begin <= 1:
+            raise UserError(f"a walk begins at a time in (0, 1], got {self.begin}")
+        self.times = self.begin * step_times(self.steps, self.grid)
         self.sigmas, self.dsigmas = self.noise(self.times)
         self.sigmas[-1] = 0.0  # schedules that end above 0 are denoised to the end all the same
         self.calls = torch.zeros(len(self.generators), dtype=torch.int64)
         self._seen: Tensor | None = None
         self._answer: Tensor | None = None
-        self.codes = self.graph.limit_from(self.uniform())
+        if self.origin is None:
+            self.codes = self.graph.limit_from(self.uniform())
+        else:
+            level = self.sigmas[0].expand(len(self.generators)).to(self.device)
+            self.codes = self.graph.noised(self.origin, level, torch.stack([self.uniform(), self.uniform()]))
         self.set(self.codes, self.sigmas[0])
 
     def uniform(self) -> Tensor:
@@ -159,9 +170,9 @@ class Walk:
         self.codes = codes
 
     def finish_step(self, done: int) -> None:
-        """Tell whoever watches that `done` steps are done."""
-        if self.on_step is not None:
-            self.on_step(done, self.codes)
+        """Tell whoever watches that `done` steps are done, and take the codes that the watcher puts in their place."""
+        if self.on_step is not None and (changed := self.on_step(done, self.codes)) is not None:
+            self.set(changed, self.sigmas[min(done, self.steps)])
 
     def ask(self, sigma: Tensor) -> Tensor:
         """The network's log p(x0) of the state, before guidance: `(K, B, ..., V)`, K = 2 with guidance.

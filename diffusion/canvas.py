@@ -1,0 +1,254 @@
+"""The geometry of repainting: which part of a picture is worked on, what is hidden there, and how it is set back.
+
+Boxes are (left, top, right, bottom) in pixels, right and bottom not included; masks are bool `(H, W)`, True where repainted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy.ndimage import distance_transform_edt, gaussian_filter
+from torch import Tensor
+
+from common.errors import UserError
+from common.imageio import to_model_mode, to_tensor
+
+Box = tuple[int, int, int, int]
+
+
+def picture_mask(image: Image.Image, mask_image: Image.Image | None = None, boxes: Sequence[Box] = ()) -> np.ndarray:
+    """What is to be repainted: white of `mask_image` (128 and above), `boxes`, or without both where `image` is transparent.
+
+    Raises:
+        UserError: a mask of another size, a box outside the picture, no transparency where it is needed, nothing to repaint.
+    """
+    mask = np.zeros((image.height, image.width), dtype=bool)
+    if mask_image is not None:
+        if mask_image.size != image.size:
+            raise UserError(
+                f"the mask is {mask_image.width} x {mask_image.height} and the picture {image.width} x {image.height}: "
+                "make the mask the picture's size"
+            )
+        mask |= np.asarray(to_model_mode(mask_image, 1)) >= 128
+        if not (mask.any() or boxes):
+            raise UserError("the mask has no white pixel: paint white what is to be repainted")
+    for left, top, right, bottom in boxes:
+        if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
+            raise UserError(
+                f"the box {left},{top},{right},{bottom} does not lie in the picture of {image.width} x {image.height}: "
+                "give left,top,right,bottom in pixels"
+            )
+        mask[top:bottom, left:right] = True
+    if mask_image is None and not boxes:
+        if not image.has_transparency_data:
+            raise UserError("nothing to repaint: give a mask or a box, or a picture with transparent pixels")
+        mask = np.asarray(image.convert("RGBA").getchannel("A")) < 128
+        if not mask.any():
+            raise UserError("no pixel of the picture is transparent: give a mask or a box")
+    return mask
+
+
+def mask_to_codes(mask: Tensor, downsample: int, margin: int = 1) -> Tensor:
+    """Codes that a pixel mask hides: bool `(B, H, W)` -> bool `(B, H / f, W / f)`.
+
+    A code is hidden where any pixel of its f x f footprint is, and so are the `margin` codes around, because encoder and
+    decoder look at neighbours.
+    """
+    hidden = F.max_pool2d(mask[:, None].float(), downsample)
+    return F.max_pool2d(hidden, 2 * margin + 1, stride=1, padding=margin)[:, 0] > 0
+
+
+def blank_hidden(images: Tensor, hidden: Tensor) -> Tensor:
+    """Replace hidden pixels `(B, H, W)` of images `(B, C, H, W)` by the mean of the kept ones, 0 where none is kept."""
+    kept = ~hidden[:, None]
+    mean = (images * kept).sum((2, 3), keepdim=True) / kept.sum((2, 3), keepdim=True).clamp(min=1)
+    return torch.where(kept, images, mean)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of a picture, and the size at which the model works on it.
+
+    Attributes:
+        box: may reach past the picture.
+        size: (height, width) in pixels of the model's, multiples of f; other than the box's where the part is scaled.
+    """
+
+    box: Box
+    size: tuple[int, int]
+
+    @property
+    def scaled(self) -> bool:
+        left, top, right, bottom = self.box
+        return self.size != (bottom - top, right - left)
+
+    def inside(self, width: int, height: int) -> Box:
+        """The part of the box that lies in a picture."""
+        left, top, right, bottom = self.box
+        return max(0, left), max(0, top), min(width, right), min(height, bottom)
+
+    def placed(self, width: int, height: int) -> Box:
+        """Where the part inside a picture lies in the model's pixels."""
+        left, top, right, bottom = self.inside(width, height)
+        across, down = self.size[1] / (self.box[2] - self.box[0]), self.size[0] / (self.box[3] - self.box[1])
+        x0, y0 = round((left - self.box[0]) * across), round((top - self.box[1]) * down)
+        x0, y0 = min(x0, self.size[1] - 1), min(y0, self.size[0] - 1)
+        x1, y1 = round((right - self.box[0]) * across), round((bottom - self.box[1]) * down)
+        return x0, y0, max(x0 + 1, x1), max(y0 + 1, y1)
+
+
+def region_around(mask: np.ndarray, size: int, downsample: int, fit: bool = False) -> Region:
+    """Where to work to repaint `mask` with a model of `size` pixels a side.
+
+    At the picture's own resolution: a window of the model's size around the mask, larger where the mask leaves less than a
+    code of surroundings. With `fit`, and for pictures narrower than the model: a square as large as the picture's shorter
+    side (or its longer one, where the mask does not fit in), scaled to the model's size.
+    """
+    height, width = mask.shape
+    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+    spans = [(int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)]
+    longest = max(high - low for low, high in spans)
+    if fit or min(height, width) < size:
+        side = min(height, width) if longest <= min(height, width) else max(height, width)
+        sides, worked = (side, side), (size, size)
+    else:
+        sides = worked = (_own_size(spans[0], height, size, downsample), _own_size(spans[1], width, size, downsample))
+    top, left = _place(*spans[0], sides[0], height), _place(*spans[1], sides[1], width)
+    return Region((left, top, left + sides[1], top + sides[0]), worked)
+
+
+def whole_region(width: int, height: int, size: int, downsample: int) -> Region:
+    """A whole picture, scaled up where it is narrower than the model's `size`; sides that f does not divide are extended."""
+    factor = max(1.0, size / min(width, height))
+    worked = (_up(round(height * factor), downsample), _up(round(width * factor), downsample))
+    if factor == 1:
+        return Region((0, 0, worked[1], worked[0]), worked)
+    return Region((0, 0, round(worked[1] / factor), round(worked[0] / factor)), worked)
+
+
+def _own_size(span: tuple[int, int], length: int, size: int, downsample: int) -> int:
+    """How much of a side of `length` pixels is worked on at its own resolution, to repaint `span` of it."""
+    extent = span[1] - span[0]
+    if extent + 2 * downsample <= size:
+        return size
+    return _up(min(extent + size // 2, length), downsample)
+
+
+def _up(length: int, step: int) -> int:
+    return -(-length // step) * step
+
+
+def _place(low: int, high: int, side: int, length: int) -> int:
+    """Where a window of `side` begins: around [low, high), inside [0, length) or, where it is larger, around that."""
+    if side >= length:
+        return -((side - length) // 2)
+    return int(np.clip((low + high - side) // 2, 0, length - side))
+
+
+def cut_out(image: Image.Image, mask: np.ndarray | None, region: Region, channels: int) -> tuple[Tensor, Tensor]:
+    """The region as the model sees it: images `(1, C, H, W)` in [-1, 1] with nothing of the hidden pixels, hidden `(1, H, W)`.
+
+    Hidden pixels are blanked before anything is scaled. Beyond the picture its edge goes on, not hidden.
+    """
+    box = region.inside(*image.size)
+    if image.mode[0] in "IF":
+        image = to_model_mode(image, 1)  # before cutting: 16 bits are recognised by the whole picture's values
+    pixels = to_tensor(image.crop(box), channels)[None]
+    hidden = torch.zeros((1, *pixels.shape[-2:]), dtype=torch.bool)
+    if mask is not None:
+        hidden = torch.from_numpy(np.ascontiguousarray(mask[box[1] : box[3], box[0] : box[2]]))[None]
+        pixels = blank_hidden(pixels, hidden)
+    x0, y0, x1, y1 = region.placed(*image.size)
+    if region.scaled:
+        pixels = F.interpolate(pixels, (y1 - y0, x1 - x0), mode="bicubic", antialias=True).clamp(-1, 1)
+        # any hidden pixel under a model's pixel hides it
+        hidden = F.adaptive_max_pool2d(hidden[:, None].float(), (y1 - y0, x1 - x0))[:, 0] > 0
+    padding = (x0, region.size[1] - x1, y0, region.size[0] - y1)
+    return F.pad(pixels, padding, mode="replicate"), F.pad(hidden, padding)
+
+
+def set_back(
+    image: Image.Image, mask: np.ndarray, painted: Image.Image, region: Region, feather: int = 0, opaque: bool = False
+) -> Image.Image:
+    """`image` with the pixels under `mask` taken from `painted`, which stands for `region` of it; all others are the same.
+
+    Args:
+        feather: pixels inside the mask over which its colours are drawn to those of the nearest kept pixel.
+        opaque: whether repainted pixels lose their transparency; otherwise the alpha channel is kept.
+
+    Returns: a picture of the same size, and of the same mode if that is L, LA, RGB, RGBA or 16-bit grey.
+    """
+    image = writable_mode(image)
+    box = region.inside(*image.size)
+    part = painted.crop(region.placed(*image.size))
+    if part.size != (box[2] - box[0], box[3] - box[1]):
+        part = part.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BICUBIC)
+    where = (slice(box[1], box[3]), slice(box[0], box[2]))
+    colours = image.mode.removesuffix("A") if image.mode[0] != "I" else "L"
+    drawn = np.asarray(part.convert(colours))
+    result = np.array(image)
+    target, hidden = result[where], mask[where]
+    kept = np.asarray(to_model_mode(image, 1) if image.mode[0] == "I" else image)[where]
+    if kept.ndim == 3:
+        kept = kept[..., : len(colours)].reshape(drawn.shape)
+    if feather:
+        drawn = without_seam(drawn, kept, hidden, feather)
+    if image.mode[0] == "I":
+        target[hidden] = drawn[hidden].astype(target.dtype) * (257 if result.max(initial=0) > 255 else 1)
+    elif image.mode == colours:
+        target[hidden] = drawn[hidden]
+    else:  # alpha comes last
+        target[hidden, :-1] = drawn.reshape(*hidden.shape, -1)[hidden]
+        if opaque:
+            target[hidden, -1] = 255
+    return Image.fromarray(result)
+
+
+def without_seam(drawn: np.ndarray, kept: np.ndarray, hidden: np.ndarray, feather: int) -> np.ndarray:
+    """`drawn` corrected inside the mask by what it misses at the nearest kept pixel, less and less over `feather` pixels.
+
+    Nothing of what lies under the mask is read.
+
+    Args:
+        drawn, kept: uint8 `(H, W)` or `(H, W, C)`; hidden: bool `(H, W)`.
+    """
+    if not hidden.any() or hidden.all():
+        return drawn
+    missing = kept.astype(np.float32) - drawn
+    distance, nearest = distance_transform_edt(hidden, return_indices=True)
+    spread = missing[tuple(nearest)]  # of the nearest kept pixel
+    smooth = (feather / 3, feather / 3) + (0,) * (drawn.ndim - 2)
+    share = np.clip(1 - (distance - 1) / feather, 0, 1).reshape(hidden.shape + (1,) * (drawn.ndim - 2))
+    return (drawn + share * gaussian_filter(spread, smooth)).round().clip(0, 255).astype(np.uint8)
+
+
+def writable_mode(image: Image.Image) -> Image.Image:
+    """`image` itself if its mode is one that is kept, and otherwise as grey or RGB, with alpha where it is transparent."""
+    if image.mode in ("L", "LA", "RGB", "RGBA", "I;16", "I"):
+        return image
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    return to_model_mode(image, 1 if image.mode[0] in "1IF" else 3)
+
+
+def extended(image: Image.Image, left: int, top: int, right: int, bottom: int) -> tuple[Image.Image, np.ndarray]:
+    """`image` on a larger canvas, its edge going on into the added pixels, and a mask of those.
+
+    Raises UserError unless the numbers are at least 0 and one is above it.
+    """
+    added = (left, top, right, bottom)
+    if min(added) < 0 or not any(added):
+        raise UserError(
+            f"extend by at least one pixel on one side, got left {left}, top {top}, right {right}, bottom {bottom}"
+        )
+    image = writable_mode(image)
+    pixels = np.asarray(image)
+    around = [(top, bottom), (left, right)]
+    canvas = np.pad(pixels, around + [(0, 0)] * (pixels.ndim - 2), mode="edge")
+    mask = np.pad(np.zeros((image.height, image.width), dtype=bool), around, constant_values=True)
+    return Image.fromarray(canvas), mask
