@@ -383,13 +383,21 @@ def settings_from(args: argparse.Namespace) -> Settings:
 
 def parse_box(text: str) -> tuple[int, int, int, int]:
     """A box of "left,top,right,bottom"."""
-    left, top, right, bottom = (int(part) for part in text.split(","))
+    try:
+        left, top, right, bottom = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not left,top,right,bottom in pixels, such as 8,8,24,24"
+        ) from error
     return left, top, right, bottom
 
 
 def parse_size(text: str) -> tuple[int, int]:
     """(height, width) of "HxW"."""
-    height, width = (int(part) for part in text.lower().split("x"))
+    try:
+        height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not HEIGHTxWIDTH in pixels, such as 96x128") from error
     return height, width
 
 

@@ -106,20 +106,20 @@ def region_around(mask: np.ndarray, size: int, downsample: int, fit: bool = Fals
     """Where to work to repaint `mask` with a model of `size` pixels a side.
 
     At the picture's own resolution: a window of the model's size around the mask, larger where the mask leaves less than a
-    code of surroundings. With `fit`, and for pictures narrower than the model: a square as large as the picture's shorter
-    side (or its longer one, where the mask does not fit in), scaled to the model's size.
+    code of surroundings. With `fit`, and for pictures narrower than the model, the picture is first scaled so that its
+    shorter side is the model's.
     """
-    height, width = mask.shape
-    rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-    spans = [(int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)]
-    longest = max(high - low for low, high in spans)
-    if fit or min(height, width) < size:
-        side = min(height, width) if longest <= min(height, width) else max(height, width)
-        sides, worked = (side, side), (size, size)
-    else:
-        sides = worked = (_own_size(spans[0], height, size, downsample), _own_size(spans[1], width, size, downsample))
-    top, left = _place(*spans[0], sides[0], height), _place(*spans[1], sides[1], width)
-    return Region((left, top, left + sides[1], top + sides[0]), worked)
+    lengths = mask.shape
+    factor = size / min(lengths) if fit or min(lengths) < size else 1.0
+    worked, box = [], []
+    for axis, length in enumerate(lengths):
+        hit = np.nonzero(mask.any(1 - axis))[0]
+        low, high = int(hit[0]), int(hit[-1]) + 1
+        worked.append(_own_size(round((high - low) * factor), round(length * factor), size, downsample))
+        side = max(1, round(worked[-1] / factor))
+        begin = _place(low, high, side, length)
+        box.append((begin, begin + side))
+    return Region((box[1][0], box[0][0], box[1][1], box[0][1]), (worked[0], worked[1]))
 
 
 def whole_region(width: int, height: int, size: int, downsample: int) -> Region:
@@ -131,10 +131,9 @@ def whole_region(width: int, height: int, size: int, downsample: int) -> Region:
     return Region((0, 0, round(worked[1] / factor), round(worked[0] / factor)), worked)
 
 
-def _own_size(span: tuple[int, int], length: int, size: int, downsample: int) -> int:
-    """How much of a side of `length` pixels is worked on at its own resolution, to repaint `span` of it."""
-    extent = span[1] - span[0]
-    if extent + 2 * downsample <= size:
+def _own_size(extent: int, length: int, size: int, downsample: int) -> int:
+    """How much of a side of `length` pixels is worked on to repaint `extent` of them."""
+    if extent + 2 * downsample <= size or length <= size:
         return size
     return _up(min(extent + size // 2, length), downsample)
 

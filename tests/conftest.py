@@ -1,5 +1,6 @@
 """A tiny model directory, trained for a few steps by the real command lines."""
 
+import os
 from pathlib import Path
 from urllib.error import URLError
 
@@ -7,13 +8,14 @@ import pytest
 import torch
 
 import train
+from common.checkpoint import read_model, save_model
 from common.errors import run_cli
 from tests.tiny import TINY
 
 
 @pytest.fixture(autouse=True)
 def two_threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(min(2, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 2)
 
 
 @pytest.fixture(autouse=True)
@@ -31,4 +33,27 @@ def tiny_run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     for stage in ("tokenizer", "prior"):
         assert run_cli(train.main, [stage, "--config", "configs/mnist.yaml", f"output_dir={folder}", *TINY]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def uniform_run(tiny_run, tmp_path_factory):
+    """A prior on the uniform graph, trained without label dropout."""
+    folder = tmp_path_factory.mktemp("runs") / "uniform"
+    folder.mkdir()
+    (folder / "tokenizer").symlink_to(tiny_run / "tokenizer")
+    more = ["prior.graph=uniform", "prior.noise=geometric", "prior.label_dropout=0"]
+    assert run_cli(train.main, ["prior", "--config", "configs/mnist.yaml", f"output_dir={folder}", *TINY, *more]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lively_run(tiny_run, tmp_path_factory):
+    """The tiny model with weights far from their start, so that labels and every code matter."""
+    folder = tmp_path_factory.mktemp("runs") / "lively"
+    folder.mkdir()
+    (folder / "tokenizer").symlink_to(tiny_run / "tokenizer")
+    config, state = read_model(tiny_run / "prior")
+    torch.manual_seed(0)
+    save_model(folder / "prior", {name: value + 0.3 * torch.randn_like(value) for name, value in state.items()}, config)
     return folder

@@ -14,7 +14,6 @@ from PIL import Image
 import evaluate
 import sample
 import train
-from common.checkpoint import read_model, save_model
 from common.errors import run_cli
 from diffusion.pipeline import ImageGenerator, Settings
 from diffusion.sampler import SAMPLERS
@@ -95,29 +94,6 @@ def test_what_lies_under_the_mask_does_not_matter(tiny_run):
         for image in (first, second)
     ]
     assert np.array_equal(results[0], results[1])
-
-
-@pytest.fixture(scope="module")
-def uniform_run(tiny_run, tmp_path_factory):
-    """A prior on the uniform graph, trained without label dropout."""
-    folder = tmp_path_factory.mktemp("runs") / "uniform"
-    folder.mkdir()
-    (folder / "tokenizer").symlink_to(tiny_run / "tokenizer")
-    more = ["prior.graph=uniform", "prior.noise=geometric", "prior.label_dropout=0"]
-    assert run_cli(train.main, ["prior", *CONFIG, f"output_dir={folder}", *TINY, *more]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def lively_run(tiny_run, tmp_path_factory):
-    """The tiny model with weights far from their start, so that labels and every code matter."""
-    folder = tmp_path_factory.mktemp("runs") / "lively"
-    folder.mkdir()
-    (folder / "tokenizer").symlink_to(tiny_run / "tokenizer")
-    config, state = read_model(tiny_run / "prior")
-    torch.manual_seed(0)
-    save_model(folder / "prior", {name: value + 0.3 * torch.randn_like(value) for name, value in state.items()}, config)
-    return folder
 
 
 KINDS = {

@@ -1,0 +1,168 @@
+"""Where repainting works, what it hides, what it sets back."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.errors import UserError
+from diffusion.canvas import (
+    Region,
+    blank_hidden,
+    cut_out,
+    extended,
+    mask_to_codes,
+    picture_mask,
+    region_around,
+    set_back,
+    whole_region,
+    without_seam,
+)
+
+
+def mask_of(shape, *boxes):
+    mask = np.zeros(shape, dtype=bool)
+    for left, top, right, bottom in boxes:
+        mask[top:bottom, left:right] = True
+    return mask
+
+
+def test_every_code_a_hidden_pixel_lies_in_is_hidden_and_the_margin_around():
+    mask = torch.zeros(1, 32, 32, dtype=torch.bool)
+    mask[0, 11, 12] = True  # code (2, 3)
+    assert mask_to_codes(mask, 4, 0).nonzero().tolist() == [[0, 2, 3]]
+    assert mask_to_codes(mask, 4, 1).nonzero().tolist() == [[0, y, x] for y in (1, 2, 3) for x in (2, 3, 4)]
+    assert int(mask_to_codes(mask, 4, 2).sum()) == 25
+
+
+def test_a_small_mask_is_worked_on_in_a_window_of_the_models_size_at_the_pictures_resolution():
+    region = region_around(mask_of((300, 500), (210, 100, 230, 130)), 64, 8)
+    assert region.size == (64, 64) and not region.scaled
+    left, top, right, bottom = region.box
+    assert (right - left, bottom - top) == (64, 64) and left <= 202 and right >= 238 and top <= 92 and bottom >= 138
+    corner = region_around(mask_of((300, 500), (490, 0, 500, 5)), 64, 8)
+    assert corner.box == (436, 0, 500, 64)  # pushed back into the picture
+
+
+def test_a_mask_too_large_for_the_window_gets_a_larger_region_in_whole_codes():
+    region = region_around(mask_of((300, 500), (100, 40, 260, 60)), 64, 8)
+    assert region.size == (64, 192) and region.box[2] - region.box[0] == 192 and not region.scaled
+    whole = region_around(mask_of((301, 500), (0, 0, 500, 301)), 64, 8)
+    assert whole.size == (304, 504) and whole.box[0] <= 0 and whole.box[3] >= 301
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (20, 90), (8, 8)])
+def test_a_picture_narrower_than_the_model_and_fit_are_scaled(shape):
+    region = region_around(mask_of(shape, (2, 2, 6, 6)), 64, 8)
+    assert region.size == (64, 64) and region.scaled and region.box[3] - region.box[1] == min(shape)
+    fitted = region_around(mask_of((300, 500), (100, 40, 260, 60)), 64, 8, fit=True)
+    assert fitted.size == (64, 64) and fitted.box == (30, 0, 330, 300)
+    long = region_around(mask_of((300, 900), (0, 0, 900, 60)), 64, 8, fit=True)
+    assert long.size == (64, 192) and long.box == (0, 0, 900, 300)
+
+
+def test_whole_pictures():
+    assert whole_region(100, 64, 64, 8) == Region((0, 0, 104, 64), (64, 104))
+    assert whole_region(56, 28, 32, 4).size == (32, 64)
+
+
+@pytest.mark.parametrize(("width", "height"), [(90, 70), (64, 64), (40, 100), (30, 30), (20, 200)])
+@pytest.mark.parametrize("fit", [False, True])
+def test_what_is_cut_out_and_set_back_unpainted_is_the_picture_again(width, height, fit):
+    rng = np.random.default_rng(width)
+    smooth = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
+    mask = mask_of((height, width), (1, 1, min(6, width), 20))
+    region = region_around(mask, 64, 8, fit)
+    window, hidden = cut_out(smooth, None, region, 3)
+    assert window.shape == (1, 3, *region.size) and hidden.shape == (1, *region.size) and not hidden.any()
+    pixels = ((window[0] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    again = np.asarray(set_back(smooth, mask, Image.fromarray(pixels), region)).astype(int)
+    before = np.asarray(smooth).astype(int)
+    assert np.array_equal(again[~mask], before[~mask])
+    assert np.abs(again - before).max() <= (25 if region.scaled else 0)
+
+
+def test_hidden_pixels_are_gone_before_anything_is_scaled():
+    rng = np.random.default_rng(0)
+    mask = mask_of((50, 60), (10, 10, 31, 30))
+    first = rng.integers(0, 256, (50, 60, 3), np.uint8)
+    second = np.where(mask[..., None], rng.integers(0, 256, first.shape, np.uint8), first)
+    for fit in (False, True):
+        region = region_around(mask, 32, 4, fit)
+        (a, hidden), (b, _) = (cut_out(Image.fromarray(x), mask, region, 3) for x in (first, second))
+        assert torch.equal(a, b) and hidden.any()
+
+
+def test_blanking_takes_the_mean_of_what_is_kept():
+    images = torch.tensor([[[[1.0, 0.0], [0.5, 0.9]]]])
+    hidden = torch.tensor([[[False, False], [False, True]]])
+    assert blank_hidden(images, hidden)[0, 0].tolist() == [[1.0, 0.0], [0.5, 0.5]]
+    assert float(blank_hidden(images, torch.ones_like(hidden)).abs().max()) == 0
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_modes_are_kept_and_alpha_only_given_up_where_transparency_was_the_mask(mode):
+    rng = np.random.default_rng(3)
+    if mode == "I;16":
+        image = Image.fromarray(rng.integers(0, 65536, (40, 40), np.uint16))
+    else:
+        image = Image.fromarray(rng.integers(0, 256, (40, 40, 4), np.uint8), "RGBA").convert(mode)
+    mask = mask_of((40, 40), (5, 6, 20, 30))
+    painted = Image.new("RGB", (32, 32), (10, 200, 30))
+    region = Region((0, 0, 32, 32), (32, 32))
+    for opaque in (False, True):
+        result = set_back(image, mask, painted, region, opaque=opaque)
+        before, after = np.asarray(image), np.asarray(result)
+        assert result.mode == mode and result.size == image.size and np.array_equal(after[~mask], before[~mask])
+        grey = np.asarray(painted.convert("L"))[0, 0]
+        if mode == "I;16":
+            assert (after[mask] == 257 * int(grey)).all()
+        elif mode.endswith("A"):
+            assert (after[mask][:, -1] == 255).all() if opaque else np.array_equal(after[..., -1], before[..., -1])
+            assert (after[mask][:, 0] == (grey if mode == "LA" else 10)).all()
+        else:
+            assert (after[mask] == (grey if mode == "L" else [10, 200, 30])).all()
+
+
+def test_a_feathered_edge_meets_the_kept_colours_and_reads_nothing_hidden():
+    hidden = mask_of((20, 40), (10, 0, 40, 20))
+    kept = np.full((20, 40), 100, np.uint8)
+    drawn = np.full((20, 40), 160, np.uint8)
+    result = without_seam(drawn, kept, hidden, 8)
+    assert abs(int(result[10, 10]) - 100) <= 1 and (result[:, 18:] == 160).all()  # met at the seam, untouched inside
+    assert (np.diff(result[10, 10:19].astype(int)) >= 0).all()
+    other = np.where(hidden, 7, kept).astype(np.uint8)
+    assert np.array_equal(without_seam(drawn, other, hidden, 8), result)
+    assert np.array_equal(without_seam(drawn, kept, np.ones_like(hidden), 8), drawn)
+
+
+def test_masks_come_from_white_boxes_or_transparency():
+    image = Image.new("RGBA", (20, 10), (1, 2, 3, 255))
+    image.paste((0, 0, 0, 0), (15, 5, 20, 10))
+    white = Image.new("L", (20, 10))
+    white.paste(255, (0, 0, 2, 2))
+    assert picture_mask(image, white).sum() == 4
+    assert picture_mask(image, white, [(4, 4, 6, 6), (5, 5, 7, 7)]).sum() == 4 + 7
+    assert picture_mask(image).sum() == 25 and picture_mask(image)[9, 19]
+    for wrong, said in [
+        (lambda: picture_mask(image, Image.new("L", (10, 20))), "10 x 20"),
+        (lambda: picture_mask(image, Image.new("L", (20, 10))), "no white"),
+        (lambda: picture_mask(image, None, [(4, 4, 25, 6)]), "does not lie in"),
+        (lambda: picture_mask(image, None, [(6, 4, 6, 6)]), "does not lie in"),
+        (lambda: picture_mask(image.convert("RGB")), "give a mask or a box"),
+        (lambda: picture_mask(Image.new("RGBA", (4, 4), "red")), "no pixel"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            wrong()
+
+
+def test_a_canvas_is_the_picture_with_its_edge_going_on():
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    canvas, mask = extended(Image.fromarray(pixels), 1, 0, 2, 1)
+    assert np.asarray(canvas).tolist() == [[0, 0, 1, 2, 2, 2], [3, 3, 4, 5, 5, 5], [3, 3, 4, 5, 5, 5]]
+    assert np.array_equal(np.asarray(canvas)[~mask], pixels.flatten()) and mask.sum() == 12
+    for wrong in ((0, 0, 0, 0), (-1, 0, 4, 0)):
+        with pytest.raises(UserError, match="at least one pixel"):
+            extended(Image.fromarray(pixels), *wrong)
