@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from diffusion.pipeline import ImageGenerator, Settings
 
 GRID_PICTURES = 1024  # as many are shown in a grid at most
+RECONSTRUCTED_PIXELS = 17_000_000  # 4,096 x 4,096 and a little
 CELL_PIXELS = 1024  # longest side of a picture in a strip
 FRAMES = 64  # of a trajectory at most
 
@@ -263,6 +264,11 @@ def reconstruct(args: argparse.Namespace) -> None:
 
     check_writable(args.out)
     image = read_image(args.image)
+    if image.width * image.height > RECONSTRUCTED_PIXELS:
+        raise UserError(
+            f"{args.image} is {image.width} x {image.height}, more than {RECONSTRUCTED_PIXELS // 10**6} million pixels: "
+            "make it smaller"
+        )
     tokenizer = Tokenizer.from_pretrained(args.model)
     pixels = to_tensor(image, tokenizer.channels)[None]
     again = tokenizer.reconstruct(pixels, tile=args.tile if max(image.size) > args.tile else 0)
@@ -276,7 +282,6 @@ def reconstruct(args: argparse.Namespace) -> None:
 def app(args: argparse.Namespace) -> None:
     """Serve the page until it is stopped."""
     from app import serve
-
     from diffusion.pipeline import ImageGenerator
 
     serve(ImageGenerator.from_pretrained(args.model, None, args.dtype), host=args.host, port=args.port)
@@ -414,7 +419,6 @@ def main(argv: Sequence[str]) -> None:
     editing = ArgumentParser(add_help=False, parents=[drawing])
     editing.add_argument("--image", type=Path, required=True, help="the picture")
     editing.add_argument("--out", type=Path, required=True, help="the PNG to write")
-    editing.add_argument("--n", type=int, default=1, help="variants; above 1 gives a strip (default 1)")
     edges = ArgumentParser(add_help=False)
     edges.add_argument("--margin", type=int, default=1, help="codes drawn again around the new part (default 1)")
     edges.add_argument(
@@ -426,7 +430,8 @@ def main(argv: Sequence[str]) -> None:
 
     command = commands.add_parser("grid", parents=[drawing], help="draw a grid of pictures")
     command.add_argument("--out", type=Path, help="the PNG to write; may be left out with --images-dir")
-    command.add_argument("--n", type=int, default=64, help="number of pictures (default 64)")
+    # torchrun and accelerate launch take a script's --n for an abbreviation of their own options
+    command.add_argument("--n", "--pictures", type=int, default=64, help="number of pictures (default 64)")
     command.add_argument("--batch-size", type=int, default=64, help="pictures drawn at once (default 64)")
     command.add_argument(
         "--size", type=parse_size, default=(None, None), metavar="HxW", help="pixels, e.g. 96x128; default: the model's"
@@ -448,17 +453,20 @@ def main(argv: Sequence[str]) -> None:
         help="pixels to repaint; may be repeated",
     )
     command.add_argument("--fit", action="store_true", help="scale the surroundings of the mask to the model's size")
+    command.add_argument("--n", type=int, default=1, help="variants; above 1 gives a strip (default 1)")
     command.set_defaults(run=inpaint)
 
     command = commands.add_parser("outpaint", parents=[editing, edges], help="extend a picture")
     for side in ("left", "top", "right", "bottom"):
         command.add_argument(f"--{side}", type=int, default=0, metavar="PIXELS", help=f"pixels to add at the {side}")
+    command.add_argument("--n", type=int, default=1, help="variants; above 1 gives a strip (default 1)")
     command.set_defaults(run=outpaint)
 
     command = commands.add_parser("vary", parents=[editing], help="variations of a picture")
     command.add_argument(
         "--strength", type=float, default=0.5, help="share of its codes that noise hits, up to 1 (default 0.5)"
     )
+    command.add_argument("--n", type=int, default=1, help="variants; above 1 gives a strip (default 1)")
     command.set_defaults(run=vary)
 
     command = commands.add_parser("morph", parents=[editing], help="from one picture to another")
@@ -466,7 +474,8 @@ def main(argv: Sequence[str]) -> None:
     command.add_argument(
         "--strength", type=float, default=0.5, help="share of the codes that noise hits in the middle (default 0.5)"
     )
-    command.set_defaults(run=morph, n=8)
+    command.add_argument("--n", type=int, default=8, help="pictures, both ends included (default 8)")
+    command.set_defaults(run=morph)
 
     command = commands.add_parser("reconstruct", parents=[model], help="a picture through its codes and back")
     command.add_argument("--image", type=Path, required=True, help="the picture")

@@ -231,6 +231,7 @@ def train_tokenizer(config: Any) -> None:
 
 def encode_splits(config: Any, accelerator: Accelerator) -> tuple[Any, Any, Any, list[str], str]:
     """Codes of both splits, made where they are missing; also the tokenizer, class names and the codes' key."""
+    from common.data import BothWays
     from diffusion.codes import codes_key, encode_images
     from vq.tokenizer import Tokenizer
 
@@ -239,9 +240,10 @@ def encode_splits(config: Any, accelerator: Accelerator) -> tuple[Any, Any, Any,
     encoded, names, key = {}, [], ""
     for split in ("train", "val"):
         images = load_split(config.data, split, accelerator)
-        split_key = codes_key(directory / "model.safetensors", images.fingerprint)
+        pictures = BothWays(images) if images.flip else images  # training alone mirrors
+        split_key = codes_key(directory / "model.safetensors", pictures.fingerprint)
         folder = Path(config.output_dir) / "codes" / split_key
-        encoded[split] = encode_images(images, tokenizer.encode, tokenizer.codebook_size, folder, accelerator)
+        encoded[split] = encode_images(pictures, tokenizer.encode, tokenizer.codebook_size, folder, accelerator)
         if split == "train":
             names, key = images.class_names, split_key
     return encoded["train"], encoded["val"], tokenizer, names, key

@@ -122,6 +122,22 @@ class ImageFiles(Dataset):
 Images = ImageData | ImageFiles
 
 
+class BothWays(Dataset):
+    """Every picture of `images` as it is, and after them all of them mirrored."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+        self.fingerprint = f"{images.fingerprint} both ways"
+
+    def __len__(self) -> int:
+        return 2 * len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.images[index % len(self.images), index >= len(self.images)]
+
+
 def load_images(config: DataConfig, split: str) -> Images:
     """The "train" or "val" split that `config` names. Raises UserError where there is nothing to read."""
     flip = config.flip and split == "train"

@@ -30,9 +30,11 @@ def read_image(path: str | Path) -> Image.Image:
         UserError: there is none, it is damaged, or it has more than MAX_PIXELS.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no picture {path}: {'it is a folder; name a file' if path.is_dir() else 'check the path'}")
     try:
+        if not path.is_file():
+            raise UserError(
+                f"no picture {path}: {'it is a folder; name a file' if path.is_dir() else 'check the path'}"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
             with Image.open(path) as image:
@@ -41,6 +43,8 @@ def read_image(path: str | Path) -> Image.Image:
                         f"{path} is {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million: "
                         "make it smaller or cut a part out"
                     )
+                if image.mode == "LAB":  # which Pillow does not convert
+                    raise UserError(f"{path} is in Lab colours: save it again as an RGB picture, such as PNG")
                 image.load()
                 return ImageOps.exif_transpose(image.copy())
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:

@@ -64,6 +64,132 @@ def test_grid(tiny_run, tmp_path):
     assert len(list((tmp_path / "all").glob("*.png"))) == 6
 
 
+def test_a_folder_of_pictures_goes_on_where_it_stopped_and_refuses_other_settings(tiny_run, tmp_path, capfd):
+    folder = tmp_path / "all"
+    base = ["grid", "--model", str(tiny_run), "--images-dir", str(folder), "--steps", "2", "--batch-size", "4"]
+    assert run_cli(sample.main, [*base, "--n", "6", "--label", "3", "7"]) == 0  # no --out: the folder alone
+    first = {file.name: file.read_bytes() for file in folder.glob("*.png")}
+    assert sorted(first) == [f"{i:06d}.png" for i in range(6)]
+    about = Image.open(folder / "000003.png").text
+    assert {key: about[key] for key in ("seed", "index", "label", "num_inference_steps", "sampler", "model")} == {
+        "seed": "0", "index": "3", "label": "7", "num_inference_steps": "2", "sampler": "tweedie", "model": "tiny"
+    }  # fmt: skip
+    (folder / "000005.png").unlink()
+    untouched = (folder / "000000.png").stat().st_mtime_ns
+    out = tmp_path / "grid.png"
+    assert run_cli(sample.main, [*base, "--n", "9", "--label", "3", "7", "--out", str(out)]) == 0
+    again = {file.name: file.read_bytes() for file in folder.glob("*.png")}
+    assert len(again) == 9 and all(again[name] == first[name] for name in first)
+    assert (folder / "000000.png").stat().st_mtime_ns == untouched  # its batch was whole, and is left out
+    assert Image.open(out).size == (2 * 34 - 2, 5 * 34 - 2)
+    capfd.readouterr()
+    assert run_cli(sample.main, [*base, "--n", "6", "--label", "3"]) == 2 and "label" in capfd.readouterr().err
+    assert run_cli(sample.main, [*base, "--n", "6", "--label", "3", "7", "--seed", "1"]) == 2
+    (folder / "settings.json").unlink()
+    assert run_cli(sample.main, [*base, "--n", "6", "--label", "3", "7"]) == 2
+    assert {file.name: file.read_bytes() for file in folder.glob("*.png")} == again
+
+
+def test_two_processes_draw_the_pictures_of_one(tiny_run, tmp_path):
+    base = ["grid", "--model", str(tiny_run), "--steps", "2", "--batch-size", "2", "--pictures", "7", "--images-dir"]
+    assert run_cli(sample.main, [*base, str(tmp_path / "one")]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "sample.py"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, *base, str(tmp_path / "two"), "--out", str(tmp_path / "grid.png")],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (
+        [np.asarray(Image.open(file)) for file in sorted((tmp_path / name).glob("*.png"))] for name in ("one", "two")
+    )
+    assert len(one) == 7 and all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    assert Image.open(tmp_path / "grid.png").size == (3 * 34 - 2, 3 * 34 - 2)
+
+
+def test_the_codes_appear_in_a_trajectory(tiny_run, tmp_path):
+    arguments = ["grid", "--model", str(tiny_run), "--n", "4", "--steps", "5", "--out", str(tmp_path / "grid.png")]
+    assert run_cli(sample.main, [*arguments, "--trajectory", str(tmp_path / "codes.gif")]) == 0
+    with Image.open(tmp_path / "codes.gif") as film:
+        frames = []
+        for index in range(film.n_frames):
+            film.seek(index)
+            frames.append(np.asarray(film.convert("L")).astype(int))
+    assert len(frames) == 6 and frames[0].shape == (66, 66)  # all masked, then every step
+    assert (frames[0][:32, :32] == 128).all()
+    final = np.asarray(Image.open(tmp_path / "grid.png")).astype(int)
+    assert np.abs(frames[-1] - final).max() <= 3 and np.abs(frames[0] - final).max() > 3
+
+
+def test_a_size_beyond_the_models(tiny_run, tmp_path):
+    arguments = ["grid", "--model", str(tiny_run), "--n", "1", "--steps", "2", "--size", "42x64"]
+    pictures = []
+    for kind in ("sliding", "rotary"):
+        out = tmp_path / f"{kind}.png"
+        assert run_cli(sample.main, [*arguments, "--large-grids", kind, "--out", str(out)]) == 0
+        pictures.append(Image.open(out))
+    assert pictures[0].size == pictures[1].size == (64, 42)
+
+
+def test_editing_commands(tiny_run, tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (40, 60, 4), np.uint8)
+    image, other = str(tmp_path / "in.png"), str(tmp_path / "other.png")
+    Image.fromarray(pixels, "RGBA").save(image)
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(other)
+
+    def run(name, *more, out="out.png"):
+        drawing = [] if name == "reconstruct" else ["--steps", "2", "--label", "3"]
+        arguments = [name, "--model", str(tiny_run), "--image", image, "--out", str(tmp_path / out), *drawing, *more]
+        assert run_cli(sample.main, arguments) == 0
+        return Image.open(tmp_path / out)
+
+    painted = np.asarray(run("inpaint", "--box", "3,4,20,20", "--box", "40,0,60,9", "--feather", "3", "--margin", "0"))
+    changed = (painted != pixels).any(-1)
+    assert changed[4:20, 3:20].any() and changed[:9, 40:].any()
+    changed[4:20, 3:20] = changed[:9, 40:] = False
+    assert not changed.any()
+    strip = run("inpaint", "--box", "3,4,20,20", "--n", "3", "--images-dir", str(tmp_path / "each"))
+    assert strip.size == (5 * 62 - 2, 40) and len(list((tmp_path / "each").glob("*.png"))) == 3
+    assert strip.text["box"] == "[(3, 4, 20, 20)]" and strip.text["command"] == "inpaint"
+    extended = np.asarray(run("outpaint", "--left", "9", "--bottom", "20"))
+    assert extended.shape == (60, 69, 4) and np.array_equal(extended[:40, 9:], pixels)
+    varied = np.asarray(run("vary", "--strength", "0.3"))
+    assert varied.shape == pixels.shape and np.array_equal(varied[..., 3], pixels[..., 3])
+    assert run("vary", "--n", "2").size == (3 * 62 - 2, 40)
+    assert run("morph", "--other", other, "--n", "4").size == (4 * 62 - 2, 40)
+    assert run("morph", "--other", other, "--n", "4", out="film.gif").n_frames == 4
+    again = run("reconstruct", "--tile", "16")
+    assert again.size == (60, 40) and again.mode == "RGBA"
+
+
+def test_a_turned_photograph_is_repainted_upright(tiny_run, tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by a quarter
+    Image.new("RGB", (60, 40), "white").save(tmp_path / "in.jpg", exif=exif)
+    arguments = [
+        "inpaint",
+        "--model",
+        str(tiny_run),
+        "--image",
+        str(tmp_path / "in.jpg"),
+        "--box",
+        "0,50,10,60",
+        "--steps",
+        "2",
+    ]
+    assert run_cli(sample.main, [*arguments, "--out", str(tmp_path / "out.png")]) == 0
+    assert Image.open(tmp_path / "out.png").size == (40, 60)
+
+
+def test_hostile_pictures_end_well_or_in_one_line(tiny_run):
+    from benchmarks.hostile import attack
+
+    found = list(attack(str(tiny_run), [i for i in range(120) if i % 10 != 6]))  # the bombs are left to the benchmark
+    assert [what for *_, what in found if what] == []
+    assert {code for _, code, _, _ in found} == {0, 2}
+
+
 @pytest.mark.parametrize(("mode", "size"), [("L", (32, 32)), ("RGB", (50, 40)), ("RGBA", (28, 60)), ("LA", (20, 20))])
 def test_repainting_leaves_kept_pixels_alone_and_keeps_size_and_mode(tiny_run, tmp_path, mode, size):
     rng = np.random.default_rng(0)
@@ -255,6 +381,20 @@ def bad_inputs(run: Path, uniform: Path, tmp: Path) -> dict[str, tuple]:
         "guidance without label dropout": (sample, [*other, "--guidance", "2"], "label dropout"),
         "loss and graph": (train, ["prior", *CONFIG, "prior.graph=uniform", "prior.loss=maskgit"], "absorbing"),
         "codes in unequal parts": (train, ["prior", *CONFIG, f"output_dir={run}", *TINY, "prior.groups=3"], "groups"),
+        "nowhere to write": (sample, ["grid", "--model", str(run)], "--out"),
+        "many pictures without a folder": (sample, [*grid, "--n", "2000"], "--images-dir"),
+        "class of no name": (sample, [*grid, "--label", "seven"], "unknown class 'seven'"),
+        "size of one number": (sample, [*grid, "--size", "64"], "HEIGHTxWIDTH"),
+        "size below a code": (sample, [*grid, "--size", "2x64"], "smaller than one code"),
+        "unknown way with large grids": (sample, [*grid, "--size", "64x64", "--large-grids", "magic"], "sliding, rotary"),
+        "trajectory not GIF": (sample, [*grid, "--trajectory", str(tmp / "t.png")], ".gif"),
+        "unknown dtype": (sample, [*grid, "--dtype", "int8"], "bfloat16"),
+        "box of three": (sample, [*paint, str(tmp / "in.png"), "--box", "1,2,3"], "left,top,right,bottom"),
+        "box outside": (sample, [*paint, str(tmp / "in.png"), "--box", "0,0,40,4"], "does not lie in"),
+        "neither mask nor box": (sample, [*paint, str(tmp / "in.png")], "give a mask or a box"),
+        "extend by nothing": (sample, ["outpaint", *paint[1:], str(tmp / "in.png")], "at least one pixel"),
+        "strength 0": (sample, ["vary", *paint[1:], str(tmp / "in.png"), "--strength", "0"], "strength"),
+        "morph to another size": (sample, ["morph", *masked[1:-1], "--other", str(tmp / "small.png")], "same size"),
         "no subcommand": (sample, [], "command"),
     }  # fmt: skip
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.data import DataConfig, ImageData, ImageFiles, StepSampler, load_folder, load_images
+from common.data import BothWays, DataConfig, ImageData, ImageFiles, StepSampler, load_folder, load_images
 from common.errors import UserError
 from common.imageio import read_image, save_png, to_pil, to_tensor
 
@@ -155,3 +155,19 @@ def test_a_set_of_torchvision(tmp_path, monkeypatch):
     monkeypatch.setattr(Tiny, "__init__", lambda self, root, train=True, download=False: fail(root))
     with pytest.raises(UserError, match="place its files in"):
         load_images(config, "train")
+
+
+def test_both_ways_is_every_picture_and_its_mirror_image(tmp_path):
+    for index in range(3):
+        Image.fromarray(np.random.default_rng(index).integers(0, 256, (16, 16), np.uint8)).save(
+            tmp_path / f"{index}.png"
+        )
+    images = load_folder(tmp_path, 16, 1)
+    both = BothWays(images)
+    assert len(both) == 6 and both.fingerprint != images.fingerprint
+    for index in range(3):
+        assert torch.equal(both[index][0], images[index][0]) and torch.equal(
+            both[index + 3][0], images[index][0].flip(-1)
+        )
+    with pytest.raises(IndexError):
+        both[6]
