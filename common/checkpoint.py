@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from common.errors import UserError
+from common.errors import ArgumentParser, UserError, run_cli
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,6 +72,26 @@ def read_model(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(config, dict):
         raise UserError(f"{directory / 'config.json'} is damaged (not an object): copy or train it again")
     return config, state
+
+
+def copy_model(source: str | Path, target: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Copy a model, or what there is of it, with its floats in `dtype`: half as large in float16, and read as before.
+
+    `python -m common.checkpoint SOURCE TARGET` does it. Raises UserError where nothing is, and where `target` exists.
+    """
+    from common.model_card import write_model_card
+
+    directory = model_directory(source)
+    parts = [part for part in ("tokenizer", "prior") if (directory / part / "config.json").is_file()]
+    if not parts:
+        raise UserError(f"{source} holds neither a tokenizer nor a prior: give the output_dir of a training run")
+    if target.exists():
+        raise UserError(f"{target} exists: choose another folder")
+    for part in parts:
+        config, state = read_model(directory / part)
+        rounded = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+        save_model(target / part, rounded, config)
+    write_model_card(target)
 
 
 def model_directory(model: str | Path, parts: Sequence[str] = ("tokenizer", "prior")) -> Path:
@@ -183,3 +204,17 @@ def load_checkpoint(accelerator: Accelerator, ema: AveragedModel, checkpoint: Pa
             "set output_dir to another folder, or train.resume=never to start anew"
         ) from error
     load_weights(ema, load_file(checkpoint / "ema.safetensors"), checkpoint / "ema.safetensors")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Copy a model with its weights in half precision."""
+    parser = ArgumentParser(prog="python -m common.checkpoint", description=main.__doc__)
+    parser.add_argument("source", help="a model directory, or hf:owner/name")
+    parser.add_argument("target", type=Path, help="where to write the copy")
+    args = parser.parse_args(argv)
+    copy_model(args.source, args.target)
+    print(args.target)
+
+
+if __name__ == "__main__":
+    sys.exit(run_cli(main))

@@ -20,6 +20,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 # what Pillow's decoders raise for damaged files
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error, IndexError, KeyError, TypeError,
            OverflowError, AttributeError, ZeroDivisionError, NotImplementedError, zlib.error)  # fmt: skip
+FAST_PIXELS = 4_000_000  # larger PNGs are packed less tightly
 MAX_PIXELS = 50_000_000  # of a picture that is read: 200 MB with transparency; a phone's largest photographs fit
 
 
@@ -100,7 +101,8 @@ def save_png(image: Image.Image, path: str | Path, metadata: dict[str, str] | No
     info = PngImagePlugin.PngInfo()
     for key, value in (metadata or {}).items():
         info.add_text(key, value)
-    _replace(Path(path), lambda beside: image.save(beside, format="PNG", pnginfo=info))
+    level = 6 if image.width * image.height <= FAST_PIXELS else 1  # beyond, the usual level takes seconds
+    _replace(Path(path), lambda beside: image.save(beside, format="PNG", pnginfo=info, compress_level=level))
 
 
 def save_gif(frames: Sequence[Image.Image], path: str | Path, milliseconds: int = 120, last: int = 1500) -> None:

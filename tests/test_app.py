@@ -283,6 +283,19 @@ def test_settings_out_of_range_are_refused(which, value, words, tmp_path, studio
     assert not studio.model.calls
 
 
+def test_large_pictures_get_few_variants(tmp_path):
+    studio = app.Studio(Painter(), app.Limits(all_pixels=2 * 64 * 64), tmp_path)
+    path, canvas = (
+        written(tmp_path, "picture.png", picture()),
+        app.data_url(app.mask_layer(box_mask((64, 64), (0, 0, 9, 9)))),
+    )
+    *_, last = studio.repaint(path, None, canvas, 2, True, *CONTROLS)
+    assert len(last.pictures) == 2
+    with pytest.raises(UserError, match="at most 2 variants"):
+        list(studio.repaint(path, None, canvas, 3, True, *CONTROLS))
+    studio.close()
+
+
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
