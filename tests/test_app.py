@@ -117,19 +117,20 @@ def bomb(width: int, height: int) -> bytes:
     )
 
 
-BAD = {
-    "truncated.png": encoded(noise())[:6000],
-    "truncated.jpg": encoded(noise(), "JPEG")[:2000],
-    "text.png": b"this is no picture",
-    "empty.png": b"",
-    "tiny.png": encoded(Image.new("RGB", (1, 1))),
-    "line.png": encoded(Image.new("L", (30_000, 1))),
-    "bomb.png": bomb(60_000, 60_000),
-    "large.png": bomb(8_000, 8_000),
-    "script.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{} loop\n",
-    "script.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{} loop\n",
-    "damaged.gif": encoded(picture(), "GIF")[:40] + bytes(50),
-    "damaged.tiff": encoded(noise(), "TIFF")[:2000],
+SCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{} loop\n"
+BAD = {  # bytes, and words of what is said about them
+    "truncated.png": (encoded(noise())[:6000], "does not decode"),
+    "truncated.jpg": (encoded(noise(), "JPEG")[:2000], "does not decode"),
+    "text.png": (b"this is no picture", "not a picture"),
+    "empty.png": (b"", "not a picture"),
+    "tiny.png": (encoded(Image.new("RGB", (1, 1))), "sides of at least 8"),
+    "line.png": (encoded(Image.new("L", (30_000, 1))), "sides of at least 8"),
+    "bomb.png": (bomb(60_000, 60_000), "far too many pixels"),
+    "large.png": (bomb(4_000, 4_000), "more than 12 million"),
+    "script.eps": (SCRIPT, "not a picture"),  # not for the interpreter
+    "script.png": (SCRIPT, "not a picture"),
+    "damaged.gif": (encoded(noise(), "GIF")[:40] + bytes(50), "not a picture|does not decode"),
+    "damaged.tiff": (encoded(noise(), "TIFF")[:2000], "does not decode"),
 }
 ODD = {
     "sixteen.png": encoded(Image.fromarray((np.arange(64 * 64).reshape(64, 64) * 16).astype(np.uint16))),
@@ -176,9 +177,10 @@ def changed_inside(before: Image.Image, after: Image.Image, mask: Image.Image) -
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_files_are_refused_in_one_line(name, tmp_path):
-    path = written(tmp_path, name, BAD[name])
+    data, words = BAD[name]
+    path = written(tmp_path, name, data)
     began = time.perf_counter()
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         app.read_upload(path, app.DEFAULT_LIMITS)
     assert time.perf_counter() - began < 5
     message = str(caught.value)
@@ -223,8 +225,8 @@ def test_what_is_painted_on_is_the_picture():
     "sent",
     [
         "x", 7, {"path": "/etc/passwd"}, ["data:image/png;base64,"], app.PNG_URL, app.PNG_URL + "%%%",
-        app.PNG_URL + base64.b64encode(BAD["truncated.png"]).decode(),
-        app.PNG_URL + base64.b64encode(BAD["bomb.png"]).decode(),
+        app.PNG_URL + base64.b64encode(BAD["truncated.png"][0]).decode(),
+        app.PNG_URL + base64.b64encode(BAD["bomb.png"][0]).decode(),
         app.PNG_URL + "A" * (9 * app.CANVAS**2),
         app.data_url(Image.new("RGBA", (65, 64), app.MASK_COLOUR)),
     ],
@@ -445,7 +447,7 @@ def client(monkeypatch) -> Iterator[Client]:
 
 
 def test_bad_files_get_a_message_and_the_server_lives_on(client, capfd):
-    for name, data in BAD.items():
+    for name, (data, _) in BAD.items():
         began = time.perf_counter()
         answer = client.ask(OPEN, [client.upload(name, data)])
         assert "alert" in answer and Path(name).stem in answer and time.perf_counter() - began < 5, name
@@ -619,11 +621,14 @@ def press(page, variants: int | None = None, fails: bool = False) -> list[Image.
     if variants is not None:
         page.fill("#count input[type=number]", str(variants))
         page.keyboard.press("Tab")
+    first = "document.querySelector('#variants .grid-wrap img')?.src"
+    before = page.evaluate(first)
     page.click("#repaint")
-    wait_for(page, "alert" if fails else "variants? in", "innerHTML")
     if fails:
+        wait_for(page, "alert", "innerHTML")
         return []
-    page.wait_for_selector("#variants img")
+    wait_for(page, "variants? in")
+    page.wait_for_function(f"before => {first} && {first} !== before", arg=before)
     return [
         Image.open(io.BytesIO(page.request.get(image.get_attribute("src")).body()))
         for image in page.query_selector_all("#variants .grid-wrap img")
@@ -689,7 +694,7 @@ def test_picture_and_mask_from_files(page, tmp_path):
 
 def test_bad_files_get_a_message_and_a_good_one_works_after_them(page, tmp_path):
     for name in ("truncated.png", "text.png", "empty.png", "tiny.png", "line.png", "bomb.png"):
-        said = choose(page, written(tmp_path, name, BAD[name]))
+        said = choose(page, written(tmp_path, name, BAD[name][0]))
         assert name in said and page.query_selector("#status [role=alert]"), name
         assert page.query_selector("#canvas .stage[hidden]")
     large = tmp_path / "large.png"

@@ -100,6 +100,7 @@ def test_two_processes_draw_the_pictures_of_one(tiny_run, tmp_path):
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+    assert "4/4" in done.stderr  # the first one's share: two of the four batches
     one, two = (
         [np.asarray(Image.open(file)) for file in sorted((tmp_path / name).glob("*.png"))] for name in ("one", "two")
     )

@@ -10,6 +10,7 @@ from PIL import Image
 
 import diffusion.pipeline
 from common.errors import UserError
+from diffusion.canvas import cut_out, region_around
 from diffusion.pipeline import Given, ImageGenerator, Settings, as_pil, picture_generator
 
 
@@ -71,6 +72,25 @@ def test_of_1000_repaints_none_changes_a_kept_pixel_or_knows_a_hidden_one(genera
         changed += not np.array_equal(before[~mask], after[~mask])
         knew += not np.array_equal(after, np.asarray(again))
     assert (changed, knew) == (0, 0)
+
+
+def test_every_code_under_the_mask_is_drawn(generator, monkeypatch):
+    real, seen = ImageGenerator.generate_codes, []
+
+    def watched(self, n, class_labels, settings, seed, first, given, *rest):
+        seen.append(given)
+        return real(self, n, class_labels, settings, seed, first, given, *rest)
+
+    monkeypatch.setattr(ImageGenerator, "generate_codes", watched)
+    for index in range(100):
+        image, _, mask = random_repaint(np.random.default_rng(index))
+        generator.inpaint(image, mask, num_inference_steps=1, margin=0)
+        region = region_around(mask, 32, 4)
+        hidden = cut_out(image, mask, region, 1)[1][0]
+        covered = seen[-1].hidden[0].repeat_interleave(4, 0).repeat_interleave(4, 1)
+        assert hidden.any() and bool(covered[hidden].all())
+    first, second = generator.inpaint(noise(np.random.default_rng(0), 32, 32), boxes=[(4, 4, 28, 28)], n=2)
+    assert not np.array_equal(first, second)
 
 
 def test_hidden_codes_are_drawn_and_all_others_are_the_pictures_own(generator):
@@ -248,6 +268,8 @@ def test_batches_are_halved_where_memory_is_too_small_and_give_the_same(generato
     def small(self, n, *args, **kwargs):
         sizes.append(n)
         if n > 2:
+            for stream in args[5] or []:
+                torch.rand(3, generator=stream)  # as a draw that got some way
             raise torch.cuda.OutOfMemoryError("no")
         return real(self, n, *args, **kwargs)
 
