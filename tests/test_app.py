@@ -227,7 +227,6 @@ def test_what_is_painted_on_is_the_picture():
         "x", 7, {"path": "/etc/passwd"}, ["data:image/png;base64,"], app.PNG_URL, app.PNG_URL + "%%%",
         app.PNG_URL + base64.b64encode(BAD["truncated.png"][0]).decode(),
         app.PNG_URL + base64.b64encode(BAD["bomb.png"][0]).decode(),
-        app.PNG_URL + "A" * (9 * app.CANVAS**2),
         app.data_url(Image.new("RGBA", (65, 64), app.MASK_COLOUR)),
     ],
 )  # fmt: skip
@@ -466,23 +465,23 @@ def test_only_loopback_is_listened_on(client):
 
 
 def test_large_bodies_are_refused_whether_they_say_so_or_not(client):
-    assert (
-        client.http.post(client.url + "/gradio_api/upload", files={"files": ("a.png", bytes(3 << 20))}).status_code
-        == 413
-    )
+    files = [("files", (f"{i}.png", bytes(100_000))) for i in range(30)]  # each alone would do
+    assert client.http.post(client.url + "/gradio_api/upload", files=files[:5]).status_code == 200
+    assert client.http.post(client.url + "/gradio_api/upload", files=files).status_code == 413
+    request = client.http.build_request("POST", client.url + "/gradio_api/upload", files=files)
+    body = request.read()
 
     def trickle():
-        for _ in range(48):
-            yield bytes(1 << 16)
+        for begin in range(0, len(body), 1 << 16):
+            yield body[begin : begin + (1 << 16)]
 
-    for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/component_server"):
-        try:
-            answer = client.http.post(
-                client.url + path, content=trickle(), headers={"content-type": "multipart/form-data; boundary=x"}
-            )
-            assert answer.status_code >= 400
-        except httpx.TransportError:  # or the connection is closed
-            pass
+    try:
+        said = client.http.post(
+            request.url, content=trickle(), headers={"content-type": request.headers["content-type"]}
+        )
+        assert said.status_code >= 400
+    except httpx.TransportError:  # the connection was closed
+        pass
     assert "64 x 64" in client.ask(OPEN, [client.upload("good.png", encoded(picture()))])
 
 
@@ -718,3 +717,19 @@ def test_grid_tab(page):
     source = page.wait_for_selector("#grid img").get_attribute("src")
     assert Image.open(io.BytesIO(page.request.get(source).body())).size == (66, 66)
     assert page.wait_for_selector("#grid-codes img")
+
+
+def test_waiting_stopping_and_being_turned_away_are_said(browser):
+    with app.served(Painter(pause=1), port=free_port(), limits=app.Limits(waiting=1)) as url:
+        pages = [browser.new_page() for _ in range(3)]
+        for page, words in zip(pages, ("Drawing: step", "Waiting for its turn", "did not take this"), strict=True):
+            page.set_default_timeout(15_000)
+            page.goto(url)
+            page.click("button[role=tab]:has-text('Grid')")
+            page.click("#draw")
+            wait_for(page, words, where="#grid-status")
+        pages[0].click("#grid-stop")
+        wait_for(pages[0], "Stopped", where="#grid-status")
+        wait_for(pages[1], "Drawing: step", where="#grid-status")
+        for page in pages:
+            page.close()

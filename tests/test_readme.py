@@ -2,7 +2,9 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -19,7 +21,9 @@ README = Path("README.md").read_text(encoding="utf-8")
 CODE = "\n".join(line[4:] for line in README.splitlines() if line.startswith("    "))
 
 
-def test_commands(tmp_path):
+def test_commands(tmp_path, monkeypatch):
+    served = []
+    monkeypatch.setitem(sys.modules, "app", SimpleNamespace(serve=lambda model, **where: served.append(where)))
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for index in range(12):
@@ -34,11 +38,15 @@ def test_commands(tmp_path):
         if program == "train.py":
             where = [] if "output_dir=" in rest else [f"output_dir={tmp_path}/runs/mnist"]
             arguments += [*where, *TINY, "tokenizer.train.batch_size=4", "prior.train.batch_size=4"]
+        for flag in ("--out", "--images-dir", "--trajectory"):
+            if flag in arguments:
+                out = arguments.index(flag) + 1
+                arguments[out] = str(tmp_path / arguments[out])
         if "--out" in arguments:
             out = arguments.index("--out") + 1
-            arguments[out] = str(tmp_path / arguments[out])
         assert run_cli(PROGRAMS[program], arguments) == 0, (program, arguments)
         assert "--out" not in arguments or Path(arguments[out]).stat().st_size > 100
+    assert served == [{"host": "127.0.0.1", "port": 7860}]
 
 
 def test_snippet_and_pictures(tiny_run):
