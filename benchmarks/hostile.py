@@ -26,6 +26,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sample
+from app import DEFAULT_LIMITS, Studio
 from common.errors import run_cli
 
 LIMIT_S, LIMIT_BYTES = 5.0, 2 << 30
@@ -168,13 +169,20 @@ def command_for(index: int, model: str, path: Path, folder: Path) -> list[str]:
     start = {"inpaint": ["--box", "0,0,2,2"], "outpaint": ["--right", "8"], "vary": [], "reconstruct": []}
     rest = ["--model", model, "--out", out]
     drawn = ["--steps", "2", "--label", "1"]
-    which = (index // (len(KINDS) + 1)) % 6
+    which = (index // (len(KINDS) + 1)) % 7
+    if which == 6:
+        return ["app", str(path)]
     if which == 4:
         return ["inpaint", *rest, *drawn, "--image", good, "--mask", str(path)]
     if which == 5:
         return ["morph", *rest, *drawn, "--n", "3", "--image", good, "--other", str(path)]
     name = list(start)[which]
     return [name, *rest, *(drawn if name != "reconstruct" else []), *start[name], "--image", str(path)]
+
+
+def upload(arguments: Sequence[str]) -> None:
+    """What the page does with an upload before anyone may paint on it: judge, decode, show."""
+    Studio(None, DEFAULT_LIMITS, Path()).open_picture(arguments[1])
 
 
 def attack(model: str, numbers: Sequence[int]) -> Iterator[tuple[str, int, float, str]]:
@@ -188,7 +196,7 @@ def attack(model: str, numbers: Sequence[int]) -> Iterator[tuple[str, int, float
             errors, wrong, begin = io.StringIO(), "", time.monotonic()
             with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
                 try:
-                    code = run_cli(sample.main, command)
+                    code = run_cli(upload if command[0] == "app" else sample.main, command)
                 except Exception:
                     code, wrong = 1, traceback.format_exc()
             seconds = time.monotonic() - begin
@@ -197,7 +205,8 @@ def attack(model: str, numbers: Sequence[int]) -> Iterator[tuple[str, int, float
                 wrong = f"exit code {code}: {errors.getvalue()}"
             if not wrong and seconds > LIMIT_S:
                 wrong = f"{seconds:.1f} s"
-            if not wrong and (list(folder.glob(".*.partial")) or (code == 0) != (folder / "out.png").exists()):
+            wanted = code == 0 and command[0] != "app"  # which writes nothing
+            if not wrong and (list(folder.glob(".*.partial")) or wanted != (folder / "out.png").exists()):
                 wrong = "left something half written"
             yield kind, code, seconds, wrong and f"{index} ({kind}, {command[0]}): {wrong}"
 
