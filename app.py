@@ -446,7 +446,7 @@ def told(error: Exception) -> str:
 STYLE = """
 .gradio-container { width: 100%; max-width: 1180px !important; margin: 0 auto !important;
     --body-text-color-subdued: var(--neutral-600); --block-info-text-color: var(--neutral-600); }
-.dark .gradio-container, .gradio-container.dark { --body-text-color-subdued: var(--neutral-300); }
+.dark .gradio-container { --body-text-color-subdued: var(--neutral-300); --block-info-text-color: var(--neutral-300); }
 .main.app { width: 100%; }
 #title h1 { display: flex; gap: 0.45em; align-items: center; margin-bottom: 0.2em; }
 #title h1::before { content: ""; width: 1em; height: 1em; border-radius: 3px; background: conic-gradient(#e6007e 25%,
@@ -733,7 +733,7 @@ class TooLarge(Exception):
 
 
 class BodyLimit:
-    """ASGI middleware: a request's body may hold `most` bytes, said or not; more is answered by 413."""
+    """ASGI middleware: a request's body may hold `most` bytes; more is answered by 413."""
 
     def __init__(self, app: Callable[..., Awaitable[None]], most: int) -> None:
         self.app, self.most = app, most
@@ -755,9 +755,6 @@ class BodyLimit:
             await send(message)
 
         try:
-            said = dict(scope.get("headers", [])).get(b"content-length", b"0")
-            if said.isdigit() and int(said) > self.most:
-                raise TooLarge
             await self.app(scope, counted, noted)
         except TooLarge:
             if not answered:

@@ -726,6 +726,8 @@ def test_waiting_stopping_and_being_turned_away_are_said(browser):
             page.set_default_timeout(15_000)
             page.goto(url)
             page.click("button[role=tab]:has-text('Grid')")
+            page.fill("#grid-steps input[type=number]", "100")  # seconds
+            page.keyboard.press("Tab")
             page.click("#draw")
             wait_for(page, words, where="#grid-status")
         pages[0].click("#grid-stop")
