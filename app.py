@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from common.errors import UserError
-from common.imageio import make_grid, read_image, save_png, to_model_mode
+from common.imageio import FORMATS, make_grid, read_image, save_png, to_model_mode
 from diffusion.graph import Absorbing
 from diffusion.sampler import NEEDS_MASK, SAMPLERS
 
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("smalti.app")
 
-# What is decoded; not all that Pillow knows: it hands PostScript to an interpreter.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 CANVAS = 1024  # pixels: the longer side of what is painted on at most; smaller pictures are painted on pixel by pixel
 MASK_COLOUR = (230, 0, 126, 150)  # one sees what one paints over
 PAINTED = 32  # alpha of 255 from which a pixel of the canvas counts as painted
@@ -131,7 +129,7 @@ def canvas_size(size: tuple[int, int]) -> tuple[int, int]:
 
 def mask_layer(mask: Image.Image) -> Image.Image:
     """A mask (128 and above is repainted) as paint on the canvas, RGBA."""
-    white = to_model_mode(mask, 1).point(lambda value: 255 if value >= 128 else 0)
+    white = to_model_mode(mask, 1, under="black").point(lambda value: 255 if value >= 128 else 0)
     white = white.resize(canvas_size(mask.size), Image.Resampling.NEAREST)
     return Image.composite(Image.new("RGBA", white.size, MASK_COLOUR), Image.new("RGBA", white.size), white)
 

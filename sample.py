@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,13 @@ def grid(args: argparse.Namespace) -> None:
         raise UserError(f"--n and --batch-size must be at least 1, got {args.n} and {args.batch_size}")
     if args.out is None and args.images_dir is None:
         raise UserError("nowhere to write to: give --out grid.png, or --images-dir FOLDER, or both")
+    if (
+        args.out
+        and args.images_dir
+        and args.out.stem.isdecimal()
+        and args.out.parent.resolve() == args.images_dir.resolve()
+    ):
+        raise UserError(f"--out {args.out} is the name of one of the pictures in --images-dir: choose another")
     if args.images_dir is None and (world > 1 or args.n > GRID_PICTURES):
         raise UserError(
             f"more than {GRID_PICTURES} pictures, or several processes, need a folder: give --images-dir FOLDER"
@@ -69,8 +77,8 @@ def grid(args: argparse.Namespace) -> None:
     size, given = generator.picture_size(*args.size)
     labels = [generator.label_of(label) for label in args.label or []]
     wanted = range(0, args.n, args.batch_size)[rank::world]
-    if args.images_dir and rank == 0:
-        record_settings(args)
+    if args.images_dir:
+        record_settings(args, write=rank == 0)
     wait()
     shown: list[Image.Image] = []
     frames = Trajectory()
@@ -79,7 +87,7 @@ def grid(args: argparse.Namespace) -> None:
         for first in wanted:
             count = min(args.batch_size, args.n - first)
             watched = args.trajectory and first == 0
-            if args.images_dir and not watched and all(numbered(args, first + i).exists() for i in range(count)):
+            if args.images_dir and not watched and all(is_whole(numbered(args, first + i)) for i in range(count)):
                 bar.update(count)
                 continue
             drawn_so_far = first
@@ -119,12 +127,14 @@ class Trajectory:
 
     def __init__(self) -> None:
         self.codes: list[Tensor] = []
+        self.ended = False
 
     def keep(self, generator: ImageGenerator, step: int, time: float, state: dict[str, Tensor]) -> None:
         """For `callback_on_step_end`. A second batch begins with step 0, and is left out."""
         del generator, time
-        if step == len(self.codes):
-            self.codes.append(state["codes"].clone())
+        self.ended |= step == 0 and bool(self.codes)
+        if not self.ended:
+            self.codes.append(state["codes"])
 
     def pictures(self, generator: ImageGenerator, columns: int) -> list[Image.Image]:
         """A grid for each frame, masked codes grey; before them, on the absorbing graph, one that is all masked."""
@@ -148,7 +158,8 @@ def process_group(world: int) -> tuple[Any, Callable[[], None]]:
     import torch
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    # processes that finish early wait for the others, however long that is
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
     return state.device, state.wait_for_everyone
 
 
@@ -157,26 +168,36 @@ def numbered(args: argparse.Namespace, index: int) -> Path:
     return args.images_dir / f"{index:06d}.png"
 
 
-def record_settings(args: argparse.Namespace) -> None:
+def is_whole(file: Path) -> bool:
+    """Whether a picture was written there; files are renamed into place when they are whole."""
+    return file.is_file() and file.stat().st_size > 0
+
+
+def record_settings(args: argparse.Namespace, write: bool) -> None:
     """Note in `--images-dir` what its pictures are drawn with. Raises UserError where others are there already."""
     from common.checkpoint import model_directory, write_text
     from diffusion.codes import codes_key
 
-    wanted = describe(args) | {"weights": codes_key(model_directory(args.model) / "prior/model.safetensors", "")}
+    directory = model_directory(args.model)
+    weights = [codes_key(directory / part / "model.safetensors", "") for part in ("tokenizer", "prior")]
+    wanted = describe(args) | {"weights": " ".join(weights)}
     note = args.images_dir / "settings.json"
+    begun = any(file.stem.isdecimal() for file in args.images_dir.glob("*.png"))
     try:
-        found = json.loads(note.read_text(encoding="utf-8")) if note.exists() else wanted
-    except ValueError as error:
+        found = json.loads(note.read_text(encoding="utf-8")) if begun and note.exists() else wanted
+        differing = [name for name in wanted if name != "model" and found.get(name) != wanted[name]]
+    except (ValueError, AttributeError) as error:
         raise UserError(f"{note} is damaged: choose another --images-dir, or remove it with its pictures") from error
-    if found != wanted:
-        name = next((name for name in wanted if found.get(name) != wanted[name]), "weights")
+    if differing:
+        name = differing[0]
         raise UserError(
             f"{args.images_dir} holds pictures of other settings ({name}: {found.get(name)} there, {wanted[name]} asked for): "
             "choose another --images-dir"
         )
-    if not note.exists() and numbered(args, 0).exists():
+    if begun and not note.exists():
         raise UserError(f"{args.images_dir} holds pictures without settings.json: choose another --images-dir")
-    write_text(note, json.dumps(wanted, indent=2) + "\n")
+    if write:
+        write_text(note, json.dumps(wanted, indent=2) + "\n")
 
 
 def inpaint(args: argparse.Namespace) -> None:
@@ -246,11 +267,10 @@ def morph(args: argparse.Namespace) -> None:
     settings = settings_from(args)
     generator = ImageGenerator.from_pretrained(args.model, None, args.dtype)
     pictures = generator.morph(image, other, args.n, args.strength, args.label, seed=args.seed, **vars(settings))
+    write_pictures(args, [], pictures, strip=not animated)
     if animated:
         save_gif(pictures, args.out, milliseconds=200, last=1000)
         print(args.out)
-    else:
-        write_pictures(args, [], pictures)
 
 
 def reconstruct(args: argparse.Namespace) -> None:
@@ -298,18 +318,27 @@ def check_outputs(args: argparse.Namespace, suffix: str = ".png") -> None:
         check_writable(numbered(args, 0))
 
 
-def write_pictures(args: argparse.Namespace, before: Sequence[Image.Image], pictures: Sequence[Image.Image]) -> None:
-    """One picture as it is; several as a strip behind those of `before`; with `--images-dir` each alone as well."""
+def write_pictures(
+    args: argparse.Namespace, before: Sequence[Image.Image], pictures: Sequence[Image.Image], strip: bool = True
+) -> None:
+    """One picture as it is; several as a `strip` behind those of `before`; with `--images-dir` each alone as well."""
     from common.imageio import make_grid, save_png, to_model_mode
 
     metadata = describe(args)
     if args.images_dir:
         for index, picture in enumerate(pictures):
             save_png(picture, numbered(args, index), metadata | {"index": str(index)})
+    if not strip:
+        return
     if len(pictures) == 1:
         save_png(pictures[0], args.out, metadata)
     else:
-        channels = 1 if pictures[0].mode in ("L", "I;16", "I") else 3
+        if max(pictures[0].size) > CELL_PIXELS:
+            print(
+                f"note: the strip shows pictures at up to {CELL_PIXELS} pixels a side; --images-dir writes each as it is",
+                file=sys.stderr,
+            )
+        channels = 1 if pictures[0].mode in ("L", "I;16") else 3
         cells = []
         for picture in (*before, *pictures):
             cell = to_model_mode(picture, channels)
@@ -322,8 +351,8 @@ def write_pictures(args: argparse.Namespace, before: Sequence[Image.Image], pict
 def describe(args: argparse.Namespace) -> dict[str, str]:
     """What made a picture, for its PNG's text fields."""
     settings = asdict(settings_from(args))
-    own = ("strength", "margin", "feather", "box", "left", "top", "right", "bottom", "size", "dtype")
-    more = {name: vars(args)[name] for name in own if vars(args).get(name) not in (None, [], 0)}
+    own = ("strength", "fit", "margin", "feather", "box", "left", "top", "right", "bottom", "size", "dtype")
+    more = {name: vars(args)[name] for name in own if vars(args).get(name) not in (None, [], 0, False)}
     return {name: str(value) for name, value in {
         "model": args.model.name, "command": args.command, "seed": args.seed, "label": args.label, **settings, **more
     }.items()}  # fmt: skip

@@ -27,10 +27,12 @@ def run_cli(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
     except UserError as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2
-    except (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+    except OSError as error:
+        if error.filename is None:
+            raise
         print(f"error: cannot use {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        print("stopped; the same command goes on from what was written last", file=sys.stderr)
         return 130
     return 0

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from common.errors import UserError
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not PostScript, which Pillow hands to an interpreter
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 # what Pillow's decoders raise for damaged files
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error, IndexError, KeyError, TypeError,
            OverflowError, AttributeError, ZeroDivisionError, NotImplementedError, zlib.error)  # fmt: skip
 FAST_PIXELS = 4_000_000  # larger PNGs are packed less tightly
-MAX_PIXELS = 50_000_000  # of a picture that is read: 200 MB with transparency; a phone's largest photographs fit
+MAX_PIXELS = 25_000_000  # of a picture that is read, 6,000 x 4,000 and a little: memory stays below 2 GB
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -38,7 +39,7 @@ def read_image(path: str | Path) -> Image.Image:
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UserError(
                         f"{path} is {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million: "
@@ -47,22 +48,42 @@ def read_image(path: str | Path) -> Image.Image:
                 if image.mode == "LAB":  # which Pillow does not convert
                     raise UserError(f"{path} is in Lab colours: save it again as an RGB picture, such as PNG")
                 image.load()
-                return ImageOps.exif_transpose(image.copy())
+                return usual_mode(ImageOps.exif_transpose(image.copy()))
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not a picture that can be read ({error}): give a PNG or JPEG file") from error
     except DAMAGED as error:
         raise UserError(f"{path} does not decode ({error}): save it again as PNG") from error
 
 
-def to_model_mode(image: Image.Image, channels: int) -> Image.Image:
-    """The picture as "L" (1 channel) or "RGB" (3): transparency over white, 16 bits scaled down to 8."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        top = 255.0 if values.max(initial=0) <= 255 else 65535.0
-        image = Image.fromarray((values.clip(0, top) * 255 / top).round().astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+def usual_mode(image: Image.Image) -> Image.Image:
+    """`image` itself, but integers and floats of other kinds as 8-bit ("L") or 16-bit grey ("I;16").
+
+    Integers up to 255 and floats in [0, 255] are taken for 8 bits, floats in [0, 1] for shares of white.
+
+    Raises UserError for values out of range.
+    """
+    if image.mode not in ("I", "F") and not (image.mode.startswith("I;16") and image.mode != "I;16"):
+        return image
+    values = np.asarray(image)
+    if values.dtype.kind == "f":
+        values = values * (255.0 if values.min() >= 0 and values.max() <= 1 else 1.0)
+    if not (values.min() >= 0 and values.max() <= (255 if values.dtype.kind == "f" else 65535)):  # NaN is not either
+        raise UserError(
+            f"the picture's values run from {values.min():g} to {values.max():g}: save it with 8 or 16 bits"
+        )
+    if image.mode.startswith("I;16") or values.max() > 255:
+        return Image.fromarray(values.astype(np.uint16))
+    return Image.fromarray(values.round().astype(np.uint8))
+
+
+def to_model_mode(image: Image.Image, channels: int, under: str = "white") -> Image.Image:
+    """The picture as "L" (1 channel) or "RGB" (3): transparency over the colour `under`, 16 bits scaled down to 8."""
+    image = usual_mode(image)
+    if image.mode == "I;16":
+        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, under), image)
     return image.convert("L" if channels == 1 else "RGB")
 
 
@@ -81,7 +102,10 @@ def to_pil(images: Tensor) -> list[Image.Image]:
 
 
 def check_writable(path: str | Path, suffix: str = ".png") -> None:
-    """Raise UserError unless a PNG can be written at `path`; leaves nothing behind. Missing parent folders are made."""
+    """Raise UserError unless a file ending in `suffix` can be written at `path`. Missing parent folders are made.
+
+    Names that the system refuses raise OSError, which `common.errors.run_cli` says in one line.
+    """
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise UserError(f"cannot write {path}: it is written as {suffix[1:].upper()}, so end its name in {suffix}")
@@ -124,8 +148,10 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(beside)
         beside.replace(path)
-    except OSError as error:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise UserError(f"cannot write {path}: {error.strerror or error}; choose another path") from error
 
 

@@ -16,7 +16,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter
 from torch import Tensor
 
 from common.errors import UserError
-from common.imageio import to_model_mode, to_tensor
+from common.imageio import MAX_PIXELS, to_model_mode, to_tensor, usual_mode
 
 Box = tuple[int, int, int, int]
 
@@ -34,7 +34,7 @@ def picture_mask(image: Image.Image, mask_image: Image.Image | None = None, boxe
                 f"the mask is {mask_image.width} x {mask_image.height} and the picture {image.width} x {image.height}: "
                 "make the mask the picture's size"
             )
-        mask |= np.asarray(to_model_mode(mask_image, 1)) >= 128
+        mask |= np.asarray(to_model_mode(mask_image, 1, under="black")) >= 128  # white on a transparent layer
         if not (mask.any() or boxes):
             raise UserError("the mask has no white pixel: paint white what is to be repainted")
     for left, top, right, bottom in boxes:
@@ -47,7 +47,7 @@ def picture_mask(image: Image.Image, mask_image: Image.Image | None = None, boxe
     if mask_image is None and not boxes:
         if not image.has_transparency_data:
             raise UserError("nothing to repaint: give a mask or a box, or a picture with transparent pixels")
-        mask = np.asarray(image.convert("RGBA").getchannel("A")) < 128
+        mask = np.asarray(writable_mode(image).getchannel("A")) < 128
         if not mask.any():
             raise UserError("no pixel of the picture is transparent: give a mask or a box")
     return mask
@@ -116,7 +116,7 @@ def region_around(mask: np.ndarray, size: int, downsample: int, fit: bool = Fals
         hit = np.nonzero(mask.any(1 - axis))[0]
         low, high = int(hit[0]), int(hit[-1]) + 1
         worked.append(_own_size(round((high - low) * factor), round(length * factor), size, downsample))
-        side = max(1, round(worked[-1] / factor))
+        side = max(high - low, round(worked[-1] / factor))  # rounding must not cut off what is hidden
         begin = _place(low, high, side, length)
         box.append((begin, begin + side))
     return Region((box[1][0], box[0][0], box[1][1], box[0][1]), (worked[0], worked[1]))
@@ -149,15 +149,15 @@ def _place(low: int, high: int, side: int, length: int) -> int:
     return int(np.clip((low + high - side) // 2, 0, length - side))
 
 
-def cut_out(image: Image.Image, mask: np.ndarray | None, region: Region, channels: int) -> tuple[Tensor, Tensor]:
+def cut_out(
+    image: Image.Image, mask: np.ndarray | None, region: Region, channels: int, beyond: bool = False
+) -> tuple[Tensor, Tensor]:
     """The region as the model sees it: images `(1, C, H, W)` in [-1, 1] with nothing of the hidden pixels, hidden `(1, H, W)`.
 
-    Hidden pixels are blanked before anything is scaled. Beyond the picture its edge goes on, not hidden.
+    Hidden pixels are blanked before anything is scaled. Beyond the picture its edge goes on, hidden if `beyond`.
     """
     box = region.inside(*image.size)
-    if image.mode[0] in "IF":
-        image = to_model_mode(image, 1)  # before cutting: 16 bits are recognised by the whole picture's values
-    pixels = to_tensor(image.crop(box), channels)[None]
+    pixels = to_tensor(colours(image.crop(box)), channels)[None]
     hidden = torch.zeros((1, *pixels.shape[-2:]), dtype=torch.bool)
     if mask is not None:
         hidden = torch.from_numpy(np.ascontiguousarray(mask[box[1] : box[3], box[0] : box[2]]))[None]
@@ -168,7 +168,7 @@ def cut_out(image: Image.Image, mask: np.ndarray | None, region: Region, channel
         # any hidden pixel under a model's pixel hides it
         hidden = F.adaptive_max_pool2d(hidden[:, None].float(), (y1 - y0, x1 - x0))[:, 0] > 0
     padding = (x0, region.size[1] - x1, y0, region.size[0] - y1)
-    return F.pad(pixels, padding, mode="replicate"), F.pad(hidden, padding)
+    return F.pad(pixels, padding, mode="replicate"), F.pad(hidden, padding, value=beyond)
 
 
 def set_back(
@@ -182,30 +182,30 @@ def set_back(
 
     Returns: a picture of the same size, and of the same mode if that is L, LA, RGB, RGBA or 16-bit grey.
     """
-    image = writable_mode(image)
+    before, image = image, writable_mode(image)
     box = region.inside(*image.size)
     part = painted.crop(region.placed(*image.size))
     if part.size != (box[2] - box[0], box[3] - box[1]):
         part = part.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BICUBIC)
     where = (slice(box[1], box[3]), slice(box[0], box[2]))
-    colours = image.mode.removesuffix("A") if image.mode[0] != "I" else "L"
-    drawn = np.asarray(part.convert(colours))
+    mode = image.mode.removesuffix("A") if image.mode != "I;16" else "L"
+    drawn = np.asarray(part.convert(mode))
     result = np.array(image)
     target, hidden = result[where], mask[where]
-    kept = np.asarray(to_model_mode(image, 1) if image.mode[0] == "I" else image)[where]
-    if kept.ndim == 3:
-        kept = kept[..., : len(colours)].reshape(drawn.shape)
     if feather:
-        drawn = without_seam(drawn, kept, hidden, feather)
-    if image.mode[0] == "I":
-        target[hidden] = drawn[hidden].astype(target.dtype) * (257 if result.max(initial=0) > 255 else 1)
-    elif image.mode == colours:
+        drawn = without_seam(drawn, np.asarray(to_model_mode(colours(image.crop(box)), len(mode))), hidden, feather)
+    if image.mode == "I;16":
+        target[hidden] = drawn[hidden].astype(np.uint16) * 257
+    elif image.mode == mode:
         target[hidden] = drawn[hidden]
     else:  # alpha comes last
         target[hidden, :-1] = drawn.reshape(*hidden.shape, -1)[hidden]
         if opaque:
             target[hidden, -1] = 255
-    return Image.fromarray(result)
+    finished = Image.fromarray(result)
+    if before is image and "icc_profile" in image.info:  # the same numbers are then the same colours
+        finished.info["icc_profile"] = image.info["icc_profile"]
+    return finished
 
 
 def without_seam(drawn: np.ndarray, kept: np.ndarray, hidden: np.ndarray, feather: int) -> np.ndarray:
@@ -218,6 +218,7 @@ def without_seam(drawn: np.ndarray, kept: np.ndarray, hidden: np.ndarray, feathe
     """
     if not hidden.any() or hidden.all():
         return drawn
+    feather = min(feather, max(hidden.shape))
     missing = kept.astype(np.float32) - drawn
     distance, nearest = distance_transform_edt(hidden, return_indices=True)
     spread = missing[tuple(nearest)]  # of the nearest kept pixel
@@ -228,11 +229,29 @@ def without_seam(drawn: np.ndarray, kept: np.ndarray, hidden: np.ndarray, feathe
 
 def writable_mode(image: Image.Image) -> Image.Image:
     """`image` itself if its mode is one that is kept, and otherwise as grey or RGB, with alpha where it is transparent."""
-    if image.mode in ("L", "LA", "RGB", "RGBA", "I;16", "I"):
+    image = usual_mode(image)
+    if image.mode in ("LA", "RGBA") or (image.mode in ("L", "RGB", "I;16") and "transparency" not in image.info):
         return image
+    if image.mode == "I;16":  # one value of which is transparent
+        alpha = np.asarray(image) != image.info["transparency"]
+        return Image.merge("LA", (to_model_mode(image, 1), Image.fromarray(alpha.astype(np.uint8) * 255)))
     if image.has_transparency_data:
-        return image.convert("RGBA")
-    return to_model_mode(image, 1 if image.mode[0] in "1IF" else 3)
+        return image.convert("LA" if image.mode in ("L", "1") else "RGBA")
+    return to_model_mode(image, 1 if image.mode == "1" else 3)
+
+
+def colours(image: Image.Image) -> Image.Image:
+    """The colours of a picture without its alpha, white where it is fully transparent, whose colours nobody sees.
+
+    Alpha is kept, so a translucent pixel's own colour is what is worked on: over white it would be mixed in twice.
+    """
+    image = writable_mode(image)
+    if image.mode not in ("LA", "RGBA"):
+        return image
+    seen = image.getchannel("A").point(lambda alpha: 255 if alpha else 0)
+    mode = image.mode.removesuffix("A")
+    plain = Image.merge(mode, image.split()[:-1])
+    return Image.composite(plain, Image.new(mode, image.size, "white"), seen)
 
 
 def extended(image: Image.Image, left: int, top: int, right: int, bottom: int) -> tuple[Image.Image, np.ndarray]:
@@ -246,6 +265,9 @@ def extended(image: Image.Image, left: int, top: int, right: int, bottom: int) -
             f"extend by at least one pixel on one side, got left {left}, top {top}, right {right}, bottom {bottom}"
         )
     image = writable_mode(image)
+    size = (image.width + left + right, image.height + top + bottom)
+    if size[0] * size[1] > MAX_PIXELS:
+        raise UserError(f"{size[0]} x {size[1]} are more than {MAX_PIXELS // 10**6} million pixels: extend by fewer")
     pixels = np.asarray(image)
     around = [(top, bottom), (left, right)]
     canvas = np.pad(pixels, around + [(0, 0)] * (pixels.ndim - 2), mode="edge")

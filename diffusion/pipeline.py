@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypedDict, Unpack
+from typing import Any, NamedTuple, Protocol, TypedDict, Unpack, cast
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from common.checkpoint import load_weights, model_directory, read_model
 from common.errors import UserError
-from common.imageio import to_pil
+from common.imageio import to_pil, usual_mode
 from common.seeds import derived_seed
 from diffusion.canvas import (
     Box,
@@ -35,7 +36,7 @@ from diffusion.noise import build_noise, time_of_share
 from diffusion.sampler import get_sampler
 from diffusion.stage import build_prior
 from diffusion.transformer import Transformer2D
-from diffusion.walk import Walk, known_codes
+from diffusion.walk import Walk, known_codes, step_times
 from diffusion.windows import SlidingWindows
 
 ImageInput = Image.Image | np.ndarray | Tensor
@@ -45,6 +46,7 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 StepEnd = Callable[["ImageGenerator", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
 OUTPUT_TYPES = ("pil", "np", "pt")
 LARGE_GRIDS = ("sliding", "rotary")
+NO_GUIDANCE = "this model has no classes or was trained without label dropout: leave guidance at 1"
 MAX_CODES = 16_384  # positions that are drawn at once: with 1,024 codes some 134 MB an array of float64 probabilities
 
 
@@ -175,7 +177,8 @@ class ImageGenerator:
         self.graph = build_graph(config["graph"], prior.vocab_size)
         self.noise = build_noise(config["noise"])
         self.grid: tuple[int, int] = (config["grid"][0], config["grid"][1])
-        self.class_names: list[str] = config["class_names"]
+        self.class_names: list[str] = list(config["class_names"])
+        self.guided = bool(self.class_names) and float(config["label_dropout"]) > 0  # whether guidance can be had
         self.device = next(prior.parameters()).device
         self.dtype = torch.float32
 
@@ -203,16 +206,18 @@ class ImageGenerator:
         tokenizer = Tokenizer.load(directory / "tokenizer")
         config, state = read_model(directory / "prior")
         try:
-            prior = build_prior(config)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{directory / 'prior/config.json'} is not a prior's ({error}): train it again") from error
-        load_weights(prior, state, directory / "prior")
+            generator = cls(tokenizer, build_prior(config).eval(), config)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, ZeroDivisionError) as error:
+            raise UserError(
+                f"{directory / 'prior/config.json'} is not a prior's ({error!r}): train it again"
+            ) from error
+        load_weights(generator.prior, state, directory / "prior")
         if config["codebook_size"] != tokenizer.codebook_size:
             raise UserError(
                 f"{directory}: the prior knows {config['codebook_size']} codes and the tokenizer "
                 f"{tokenizer.codebook_size}: train the prior again"
             )
-        return cls(tokenizer, prior.eval(), config).to(device, dtype)
+        return generator.to(device, dtype)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> ImageGenerator:
         """Move to `device`; let the prior compute in `dtype` under autocast. Returns itself.
@@ -364,7 +369,9 @@ class ImageGenerator:
             max(size, -(-(length - first) // step) * step) for length, first in zip(canvas.size, begin, strict=True)
         ]
         region = Region((*begin, begin[0] + sides[0], begin[1] + sides[1]), (sides[1], sides[0]))
-        return self._repaint(draw, canvas, mask, region, margin, feather, True, options)
+        if sides[0] * sides[1] > MAX_CODES * step**2:  # of a large picture, the part around what is new
+            region = region_around(mask, size, step)
+        return self._repaint(draw, canvas, mask, region, margin, feather, True, options, beyond=True)
 
     def vary(
         self,
@@ -380,7 +387,8 @@ class ImageGenerator:
         """Variations: noise the picture's codes up to a share `strength` in (0, 1] of them, and denoise from there.
 
         As image-to-image in diffusers (SDEdit, arXiv 2108.01073); as there, `num_inference_steps` is that of a whole walk,
-        of which a share `strength` is walked. At 1 nothing of the picture is left.
+        of which a share `strength` is walked. At 1 nothing of the picture is left. Sampler informed_corrector draws codes again
+        wherever they are, so that more change than `strength` says.
 
         Returns: `n` pictures of the input's size, its alpha channel kept. Raises UserError for another strength, for a picture
         smaller than a code or too large to be drawn at once, and as `generate`.
@@ -429,12 +437,19 @@ class ImageGenerator:
                 "make them the same size"
             )
         (region, start), (_, end) = self._encode_whole(first), self._encode_whole(last)
+        generator = options.get("generator")
+        if isinstance(generator, torch.Generator):
+            seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        elif generator is not None:
+            raise UserError("a morph takes one generator: its pictures are drawn with the same random numbers")
+        options = cast(Options, {key: value for key, value in options.items() if key != "generator"})
+        self._request(n, class_labels, num_inference_steps, guidance_scale, seed, options)  # for what it refuses
         order = torch.rand(start.shape, generator=picture_generator(seed, 0)).to(self.device)
         frames = [start]
         for i in range(1, n - 1):
             share = i / (n - 1)
             hit = strength * 4 * share * (1 - share)
-            steps = max(1, round(num_inference_steps * hit)) if num_inference_steps >= 1 else num_inference_steps
+            steps = max(1, round(num_inference_steps * hit))
             draw = self._request(1, class_labels, steps, guidance_scale, seed, options)
             mixed = torch.where(order < share, end, start)
             frames += [
@@ -465,8 +480,8 @@ class ImageGenerator:
         settings = settings or Settings()
         sampler = get_sampler(settings.sampler, self.graph)
         guidance = Guidance(settings.guidance_scale, settings.guidance_ramp, settings.guidance_interval)
-        if guidance.scale != 1 and not (self.class_names and self.config["label_dropout"] > 0):
-            raise UserError("this model has no classes or was trained without label dropout: leave guidance at 1")
+        if guidance.scale != 1 and not self.guided:
+            raise UserError(NO_GUIDANCE)
         if generators is None:
             generators = [picture_generator(seed, first + i) for i in range(n)]
         labels = self._labels(class_labels, generators, first).to(self.device)
@@ -484,8 +499,18 @@ class ImageGenerator:
 
         def on_step(done: int, codes: Tensor) -> Tensor | None:
             assert callback is not None
-            answer = callback(self, done - 1, float(walk.times[min(done, walk.steps)]), {"codes": self._merge(codes)})
-            return self._split(answer["codes"]) if answer else None
+            shown = self._merge(codes).clone()
+            answer = callback(self, done - 1, float(walk.times[min(done, walk.steps)]), {"codes": shown})
+            if not answer:
+                return None
+            given_back, most = answer.get("codes", shown), self.tokenizer.codebook_size
+            if given_back.shape != shown.shape or given_back.dtype != torch.int64:
+                raise UserError(f"callback_on_step_end must return int64 codes {tuple(shown.shape)}")
+            if not (given_back.min() >= 0 and given_back.max() <= most - (done >= walk.steps)):
+                raise UserError(
+                    f"callback_on_step_end must return codes in [0, {most}), {most} for masked before the last step"
+                )
+            return self._split(given_back)
 
         walk = Walk(
             self._network(labels, guidance.scale != 1, grid, settings.large_grids),
@@ -573,6 +598,7 @@ class ImageGenerator:
                 known = f"has the classes {', '.join(self.class_names[:20])}" if count else "has no classes"
                 raise UserError(f"unknown class '{wanted}': this model {known}")
             wanted = int(wanted)
+        wanted = operator.index(wanted)
         if not 0 <= wanted < count:
             known = f"0 to {count - 1} ({', '.join(self.class_names[:10])})" if count else "none: it has no classes"
             raise UserError(f"label {wanted} is out of range: this model knows {known}")
@@ -588,18 +614,27 @@ class ImageGenerator:
             if not count:
                 return torch.zeros(len(generators), dtype=torch.int64)
             return torch.cat([torch.randint(count, (1,), generator=generator) for generator in generators])
-        given = [self.label_of(one) for one in ([wanted] if isinstance(wanted, (int, str)) else wanted)]
+        listed = [wanted] if isinstance(wanted, str) or not hasattr(wanted, "__iter__") else list(wanted)
+        if not listed:
+            raise UserError("class_labels is an empty list: give labels, or None for random ones")
+        given = [self.label_of(one) for one in listed]
         return torch.tensor([given[(first + i) % len(given)] for i in range(len(generators))])
 
     def _request(
         self, n: int, class_labels: ClassLabels, steps: int, guidance: float, seed: int, options: Options
     ) -> Callable[..., Iterator[Drawn]]:
         """Check what was asked for, and return what draws it in batches: `(given, batch_size) -> Drawn, Drawn, ...`."""
-        if n < 1:
-            raise UserError(f"the number of pictures must be at least 1, got {n}")
+        if n < 1 or seed < 0:
+            raise UserError(f"the number of pictures must be at least 1 and the seed not negative, got {n} and {seed}")
+        if class_labels is not None:
+            self._labels(class_labels, [torch.Generator()], 0)
         if options.get("output_type", "pil") not in OUTPUT_TYPES:
             raise UserError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got '{options['output_type']}'")
         apart = ("generator", "callback_on_step_end", "output_type")
+        step_times(steps, "uniform")  # for what it refuses
+        get_sampler(options.get("sampler", "tweedie"), self.graph)
+        if Guidance(guidance).scale != 1 and not self.guided:
+            raise UserError(NO_GUIDANCE)
         settings = Settings(steps, guidance, **{key: value for key, value in options.items() if key not in apart})  # type: ignore[arg-type]
         generator, callback = options.get("generator"), options.get("callback_on_step_end")
         generators = None
@@ -625,16 +660,18 @@ class ImageGenerator:
         feather: int,
         opaque: bool,
         options: Options,
+        beyond: bool = False,
     ) -> Any:
         step = self.tokenizer.downsample
         self._check_side(picture)
         if region.size[0] * region.size[1] // step**2 > MAX_CODES:
             raise UserError(
                 f"the part to repaint needs {region.size[1] // step} x {region.size[0] // step} codes, and at most {MAX_CODES} "
-                "are drawn at once: repaint less of it, or work on a smaller copy (--fit)"
+                "are drawn at once: one box, or one side, after the other, or a smaller copy of the picture"
             )
-        window, hidden = cut_out(picture, mask, region, self.tokenizer.channels)
+        window, hidden = cut_out(picture, mask, region, self.tokenizer.channels, beyond)
         known = self.tokenizer.encode(window.to(self.device))
+        margin = min(margin, max(known.shape))
         given = Given((known.shape[1], known.shape[2]), known, mask_to_codes(hidden, step, margin))
         pictures = [
             set_back(picture, mask, painted, region, feather, opaque)
@@ -650,7 +687,7 @@ class ImageGenerator:
         if height * width > MAX_CODES:
             raise UserError(
                 f"a picture of {picture.width} x {picture.height} needs {width} x {height} codes, and at most {MAX_CODES} "
-                "are drawn at once: make it smaller"
+                "are drawn at once: make it smaller or less narrow"
             )
         window, _ = cut_out(picture, None, region, self.tokenizer.channels)
         return region, self.tokenizer.encode(window.to(self.device))
@@ -715,7 +752,11 @@ def as_pil(image: ImageInput) -> Image.Image:
     Raises UserError for another shape, other numbers of channels than 1 to 4, or values that are not finite.
     """
     if isinstance(image, Image.Image):
-        return image
+        return usual_mode(image)
+    if not isinstance(image, (np.ndarray, Tensor)):
+        raise UserError(
+            f"a picture is a PIL image, an array or a tensor, got {type(image).__name__}: open the file first"
+        )
     array = image
     if isinstance(image, Tensor):
         one = (image[0] if image.ndim == 4 and len(image) == 1 else image).detach().cpu()

@@ -19,6 +19,7 @@ from diffusion.guidance import Guidance, Network, guided_log_probability
 from diffusion.noise import Noise
 
 NO_GUIDANCE = Guidance()
+MAX_STEPS = 100_000
 STEP_GRIDS = ("uniform", "cosine", "loglinear")
 StepCallback = Callable[[int, Tensor], Tensor | None]
 Draw = Callable[[], Tensor]
@@ -55,8 +56,8 @@ def step_times(steps: int, grid: str) -> Tensor:
     Raises:
         UserError: steps below 1, an unknown grid.
     """
-    if steps < 1:
-        raise UserError(f"steps must be at least 1, got {steps}")
+    if not 1 <= steps <= MAX_STEPS:
+        raise UserError(f"steps must be at least 1 and at most {MAX_STEPS}, got {steps}")
     share = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     if grid == "uniform":
         return 1 - share
