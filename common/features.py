@@ -85,13 +85,15 @@ class EfficientNetFeatures(nn.Module):
         return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        """Feature maps `(B, c, H/s, W/s)` at the end of strides s = 2, 4, 8, 16 and 32, without the last convolution."""
+        """Feature maps `(B, c, H/s, W/s)` at the end of strides s = 2 to 32, as far as there are two pixels to halve."""
         with torch.autocast(images.device.type, enabled=False):
             network, maps = self.network, []
             x = network._swish(network._bn0(network._conv_stem(self._prepare(images))))
             for block in network._blocks:
                 if block._block_args.stride in (2, [2]):
                     maps.append(x)
+                    if min(x.shape[-2:]) < 2:
+                        return maps
                 x = block(x)
             return [*maps, x]
 

@@ -14,6 +14,7 @@ from PIL import Image
 import evaluate
 import sample
 import train
+from common.checkpoint import read_model, save_model
 from common.errors import run_cli
 from diffusion.pipeline import ImageGenerator, Settings
 from diffusion.sampler import SAMPLERS
@@ -85,8 +86,16 @@ def test_a_folder_of_pictures_goes_on_where_it_stopped_and_refuses_other_setting
     capfd.readouterr()
     assert run_cli(sample.main, [*base, "--n", "6", "--label", "3"]) == 2 and "label" in capfd.readouterr().err
     assert run_cli(sample.main, [*base, "--n", "6", "--label", "3", "7", "--seed", "1"]) == 2
+    assert run_cli(sample.main, [*base, "--n", "6", "--label", "3", "7", "--out", str(folder / "000001.png")]) == 2
+    for damaged in ("[]", "{"):
+        (folder / "settings.json").write_text(damaged)
+        assert run_cli(sample.main, [*base, "--n", "6", "--label", "3", "7"]) == 2
     (folder / "settings.json").unlink()
     assert run_cli(sample.main, [*base, "--n", "6", "--label", "3", "7"]) == 2
+    fresh = ["grid", "--model", str(tiny_run), "--images-dir", str(tmp_path / "fresh"), "--n", "2", "--steps"]
+    assert (
+        run_cli(sample.main, [*fresh, "0"]) == 2 and run_cli(sample.main, [*fresh, "2"]) == 0
+    )  # a refused one left nothing
     assert {file.name: file.read_bytes() for file in folder.glob("*.png")} == again
 
 
@@ -159,7 +168,8 @@ def test_editing_commands(tiny_run, tmp_path):
     assert varied.shape == pixels.shape and np.array_equal(varied[..., 3], pixels[..., 3])
     assert run("vary", "--n", "2").size == (3 * 62 - 2, 40)
     assert run("morph", "--other", other, "--n", "4").size == (4 * 62 - 2, 40)
-    assert run("morph", "--other", other, "--n", "4", out="film.gif").n_frames == 4
+    film = run("morph", "--other", other, "--n", "4", "--images-dir", str(tmp_path / "film"), out="film.gif")
+    assert film.n_frames == 4 and len(list((tmp_path / "film").glob("*.png"))) == 4
     again = run("reconstruct", "--tile", "16")
     assert again.size == (60, 40) and again.mode == "RGBA"
 
@@ -345,6 +355,9 @@ def bad_inputs(run: Path, uniform: Path, tmp: Path) -> dict[str, tuple]:
     (tmp / "half").mkdir()
     (tmp / "half/tokenizer").symlink_to(run / "tokenizer")
     (tmp / "locked.png").mkdir()
+    config, state = read_model(run / "prior")
+    save_model(tmp / "odd/prior", state, {key: value for key, value in config.items() if key != "graph"})
+    (tmp / "odd/tokenizer").symlink_to(run / "tokenizer")
     grid = ["grid", "--model", str(run), "--out", str(tmp / "out.png")]
     paint = ["inpaint", "--model", str(run), "--out", str(tmp / "out.png"), "--image"]
     masked = [*paint, str(tmp / "in.png"), "--mask"]
@@ -392,6 +405,9 @@ def bad_inputs(run: Path, uniform: Path, tmp: Path) -> dict[str, tuple]:
         "unknown dtype": (sample, [*grid, "--dtype", "int8"], "bfloat16"),
         "box of three": (sample, [*paint, str(tmp / "in.png"), "--box", "1,2,3"], "left,top,right,bottom"),
         "box outside": (sample, [*paint, str(tmp / "in.png"), "--box", "0,0,40,4"], "does not lie in"),
+        "name too long": (sample, ["grid", "--model", str(run), "--out", str(tmp / ("x" * 300 + ".png"))], "too long"),
+        "extend by too much": (sample, ["outpaint", *paint[1:], str(tmp / "in.png"), "--right", "2000000000"], "million"),
+        "prior without a graph": (sample, ["grid", "--model", str(tmp / "odd"), "--out", str(tmp / "out.png")], "not a prior's"),
         "neither mask nor box": (sample, [*paint, str(tmp / "in.png")], "give a mask or a box"),
         "extend by nothing": (sample, ["outpaint", *paint[1:], str(tmp / "in.png")], "at least one pixel"),
         "strength 0": (sample, ["vary", *paint[1:], str(tmp / "in.png"), "--strength", "0"], "strength"),

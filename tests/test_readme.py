@@ -24,7 +24,7 @@ CODE = "\n".join(line[4:] for line in README.splitlines() if line.startswith("  
 def test_commands(tmp_path, monkeypatch):
     served = []
     monkeypatch.setitem(sys.modules, "app", SimpleNamespace(serve=lambda model, **where: served.append(where)))
-    pictures = tmp_path / "pictures"
+    pictures = tmp_path / "given"
     pictures.mkdir()
     for index in range(12):
         noise = np.random.default_rng(index).integers(0, 256, (70, 64, 3), np.uint8)

@@ -49,3 +49,4 @@ def test_features_do_not_move_in_training_mode():
     images = torch.rand(2, 1, 32, 32)
     assert network(images).shape == (2, 1280) and torch.equal(network(images), network(images))
     assert [m.shape[-1] for m in network.stages(images)] == [16, 8, 4, 2, 1]
+    assert [m.shape[-1] for m in network.stages(images[..., :16, :16])] == [8, 4, 2, 1]

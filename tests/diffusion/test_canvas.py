@@ -6,9 +6,11 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
+from common.imageio import usual_mode
 from diffusion.canvas import (
     Region,
     blank_hidden,
+    colours,
     cut_out,
     extended,
     mask_to_codes,
@@ -166,3 +168,79 @@ def test_a_canvas_is_the_picture_with_its_edge_going_on():
     for wrong in ((0, 0, 0, 0), (-1, 0, 4, 0)):
         with pytest.raises(UserError, match="at least one pixel"):
             extended(Image.fromarray(pixels), *wrong)
+
+
+def test_scaling_cuts_nothing_off_a_mask_that_spans_a_side():
+    for height in range(33, 600, 7):
+        for width in (height, height + 3, 2 * height + 1):
+            mask = np.ones((height, width), dtype=bool)
+            left, top, right, bottom = region_around(mask, 32, 4, fit=True).box
+            assert left <= 0 and top <= 0 and right >= width and bottom >= height, (height, width)
+
+
+def test_sixteen_bit_grey_is_taken_at_its_range_whatever_lies_under_the_mask():
+    dark = np.full((40, 40), 200, np.uint16)
+    mask = mask_of((40, 40), (10, 10, 20, 20))
+    bright = np.where(mask, 60000, dark).astype(np.uint16)
+    region = region_around(mask, 32, 4)
+    results = []
+    for pixels in (dark, bright):
+        window, _ = cut_out(Image.fromarray(pixels), mask, region, 1)
+        assert float(window.min()) == pytest.approx(200 / 257 // 1 / 127.5 - 1, abs=0.01)
+        results.append(np.asarray(set_back(Image.fromarray(pixels), mask, Image.new("L", (32, 32), 9), region)))
+    assert np.array_equal(*results) and (results[0][mask] == 9 * 257).all() and (results[0][~mask] == 200).all()
+
+
+def test_other_greys_become_8_or_16_bits_or_are_refused():
+    assert usual_mode(Image.fromarray(np.array([[0, 70_00]], np.int32))).mode == "I;16"
+    assert np.asarray(usual_mode(Image.fromarray(np.array([[0, 200]], np.int32)))).tolist() == [[0, 200]]
+    assert np.asarray(usual_mode(Image.fromarray(np.array([[0, 0.5, 1]], np.float32)))).tolist() == [[0, 128, 255]]
+    for wrong in (np.array([[-1, 5]], np.int32), np.array([[70_000]], np.int32), np.array([[np.nan]], np.float32)):
+        with pytest.raises(UserError, match="8 or 16 bits"):
+            usual_mode(Image.fromarray(wrong))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P"])
+def test_a_transparent_colour_stays_transparent(mode, tmp_path):
+    image = Image.new("RGB", (20, 20), (10, 20, 30))
+    image.paste((200, 0, 0), (0, 0, 5, 5))
+    image = image.convert(mode)
+    key = {"L": image.getpixel((0, 0)), "RGB": (200, 0, 0), "P": image.getpixel((0, 0))}[mode]
+    image.save(tmp_path / "in.png", transparency=key)
+    image = Image.open(tmp_path / "in.png")
+    result = set_back(
+        image, mask_of((20, 20), (10, 10, 15, 15)), Image.new("RGB", (32, 32)), Region((0, 0, 32, 32), (32, 32))
+    )
+    alpha = np.asarray(result.getchannel("A"))
+    assert (alpha[:5, :5] == 0).all() and (alpha == 0).sum() == 25
+    assert picture_mask(image).sum() == 25
+
+
+def test_colours_are_those_seen_and_translucent_ones_their_own():
+    image = Image.new("RGBA", (3, 1), (10, 20, 30, 255))
+    image.putpixel((1, 0), (10, 20, 30, 64))
+    image.putpixel((2, 0), (10, 20, 30, 0))
+    assert np.asarray(colours(image)).tolist() == [[[10, 20, 30], [10, 20, 30], [255, 255, 255]]]
+
+
+def test_a_mask_may_be_white_on_a_transparent_layer():
+    layer = Image.new("RGBA", (20, 10))
+    layer.paste("white", (0, 0, 4, 4))
+    assert picture_mask(Image.new("RGB", (20, 10)), layer).sum() == 16
+
+
+def test_a_colour_profile_is_kept():
+    image = Image.new("RGB", (20, 20))
+    image.info["icc_profile"] = b"profile"
+    result = set_back(
+        image, mask_of((20, 20), (1, 1, 3, 3)), Image.new("RGB", (32, 32)), Region((0, 0, 32, 32), (32, 32))
+    )
+    assert result.info["icc_profile"] == b"profile"
+
+
+def test_absurd_numbers_are_cut_or_refused_at_once():
+    with pytest.raises(UserError, match="million pixels"):
+        extended(Image.new("RGB", (32, 32)), 0, 0, 2_000_000_000, 0)
+    hidden = mask_of((20, 40), (10, 0, 40, 20))
+    flat = np.full((20, 40), 100, np.uint8)
+    assert np.array_equal(without_seam(flat, flat, hidden, 4_000_000_000), flat)

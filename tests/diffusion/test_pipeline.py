@@ -20,6 +20,8 @@ def generator(lively_run):
 
 
 def noise(rng, height, width, mode="L"):
+    if mode == "I;16":
+        return Image.fromarray(rng.integers(0, 65536, (height, width), np.uint16))
     return Image.fromarray(rng.integers(0, 256, (height, width, 4), np.uint8), "RGBA").convert(mode)
 
 
@@ -37,8 +39,8 @@ def test_the_examples_in_the_docstrings_run(tiny_run, tmp_path, monkeypatch):
 
 def random_repaint(rng):
     """A picture of any mode and size, the same with other content under the mask, and the mask."""
-    mode = ["L", "RGB", "RGBA", "LA"][rng.integers(4)]
-    height, width = (int(side) for side in rng.integers(8, 70, 2))
+    mode = ["L", "RGB", "RGBA", "LA", "I;16"][rng.integers(5)]
+    height, width = (int(side) for side in rng.integers(8, 300 if rng.random() < 0.02 else 70, 2))
     mask = np.zeros((height, width), bool)
     for _ in range(rng.integers(1, 4)):
         top, left = rng.integers(0, height), rng.integers(0, width)
@@ -161,7 +163,20 @@ def test_varying_and_morphing_keep_any_size(generator, size):
     frames = generator.morph(first, last, n=4, num_inference_steps=2)
     assert len(frames) == 4 and all(frame.size == size for frame in frames)
     ends = [generator.vary(x.convert("L"), 1e-6, num_inference_steps=2)[0] for x in (first, last)]
-    assert np.array_equal(frames[-1], ends[1]) or first.mode == "RGBA"
+    assert np.array_equal(frames[-1], ends[1])
+
+
+def test_a_morphs_pictures_share_their_random_numbers(generator):
+    picture = noise(np.random.default_rng(1), 32, 32)
+    frames = generator.morph(picture, picture, n=5, num_inference_steps=4, class_labels=1, generator=torch.Generator())
+    assert np.array_equal(frames[1], frames[3])  # as much noise on the same picture
+
+
+def test_a_large_picture_is_extended_in_the_part_around_what_is_new(generator):
+    picture = noise(np.random.default_rng(0), 600, 640)
+    wider = generator.outpaint(picture, right=20, num_inference_steps=1)[0]
+    assert wider.size == (660, 600) and np.array_equal(np.asarray(wider)[:, :640], picture)
+    assert generator.inpaint(picture, boxes=[(0, 0, 9, 9)], margin=10**20, num_inference_steps=1)[0].size == (640, 600)
 
 
 @pytest.mark.parametrize("large_grids", ["sliding", "rotary"])
@@ -209,6 +224,12 @@ def test_the_callback_sees_every_step_and_may_put_other_codes_in(generator):
     def all_twos(pipe, step, time, state):
         return {"codes": torch.full_like(state["codes"], 2)} if step == 1 else None
 
+    for wrong in (torch.zeros(1, 8, 7, dtype=torch.int64), torch.zeros(1, 8, 8), torch.full((1, 8, 8), 99)):
+        with pytest.raises(UserError, match="callback_on_step_end"):
+            generator.generate(1, 1, 4, callback_on_step_end=lambda *a, w=wrong: {"codes": w})
+    still_masked = torch.full((1, 8, 8), generator.tokenizer.codebook_size)
+    with pytest.raises(UserError, match="before the last step"):
+        generator.generate(1, 1, 2, callback_on_step_end=lambda *a: {"codes": still_masked})
     picture = generator.generate(1, 1, 4, callback_on_step_end=all_twos)
     assert equal(picture, generator.decode(torch.full((1, 8, 8), 2)))
 
@@ -310,6 +331,13 @@ def test_half_precision_changes_the_network_and_moving_keeps_the_object(lively_r
         (lambda g, x: g.vary(x, 0.5, num_inference_steps=0), "steps"),
         (lambda g, x: g.vary(x.resize((4000, 1000))), "make it smaller"),
         (lambda g, x: g.morph(x, x, n=1), "two pictures"),
+        (lambda g, x: g.morph(x, x, n=2, num_inference_steps=-4), "steps"),
+        (lambda g, x: g.morph(x, x, n=2, class_labels="nosuch"), "unknown class"),
+        (lambda g, x: g.morph(x, x, n=2, generator=[torch.Generator()]), "one generator"),
+        (lambda g, x: g.generate(1, []), "empty list"),
+        (lambda g, x: g.generate(1, seed=-1), "seed"),
+        (lambda g, x: g.generate(1, num_inference_steps=2_000_000_000), "at most"),
+        (lambda g, x: g.inpaint("digit.png", x), "open the file"),
         (lambda g, x: g.morph(x, x.resize((9, 9))), "same size"),
         (lambda g, x: g.generate(height=2), "smaller than one code"),
         (lambda g, x: g.generate(height=32_000, width=32_000), "are drawn at once"),
