@@ -392,6 +392,12 @@ class ImageGenerator:
 
         Returns: `n` pictures of the input's size, its alpha channel kept. Raises UserError for another strength, for a picture
         smaller than a code or too large to be drawn at once, and as `generate`.
+
+        Example:
+            >>> generator = ImageGenerator.from_pretrained("runs/mnist")
+            >>> digit = generator.generate(class_labels=3)[0]
+            >>> [variant.size for variant in generator.vary(digit, strength=0.4, n=2)]
+            [(32, 32), (32, 32)]
         """
         if not 0 < strength <= 1:
             raise UserError(f"strength must lie in (0, 1], got {strength}: near 0 changes little, 1 keeps nothing")
@@ -425,6 +431,12 @@ class ImageGenerator:
         In picture i a share i / (n - 1) of the codes, always the same ones first, is the other picture's; noise hits a share
         of up to `strength`, most in the middle and none at the ends, and is taken away with the same random numbers in
         every picture. Raises UserError for pictures of two sizes, fewer than two pictures, and as `vary`.
+
+        Example:
+            >>> generator = ImageGenerator.from_pretrained("runs/mnist")
+            >>> first, last = generator.generate(n=2, class_labels=[3, 8])
+            >>> len(generator.morph(first, last, n=5))
+            5
         """
         if not 0 < strength <= 1:
             raise UserError(f"strength must lie in (0, 1], got {strength}")
