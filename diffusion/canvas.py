@@ -19,6 +19,7 @@ from common.errors import UserError
 from common.imageio import MAX_PIXELS, to_model_mode, to_tensor, usual_mode
 
 Box = tuple[int, int, int, int]
+STRIP = 256  # rows that are feathered at once, which bounds the memory of a large picture
 
 
 def picture_mask(image: Image.Image, mask_image: Image.Image | None = None, boxes: Sequence[Box] = ()) -> np.ndarray:
@@ -219,6 +220,20 @@ def without_seam(drawn: np.ndarray, kept: np.ndarray, hidden: np.ndarray, feathe
     if not hidden.any() or hidden.all():
         return drawn
     feather = min(feather, max(hidden.shape))
+    reach = 3 * feather + 2  # beyond which no kept pixel matters
+    rows, columns = np.nonzero(hidden.any(1))[0], np.nonzero(hidden.any(0))[0]
+    across = slice(max(0, columns[0] - reach), columns[-1] + 1 + reach)
+    result = drawn.copy()
+    for top in range(rows[0], rows[-1] + 1, STRIP):
+        down = slice(max(0, top - reach), top + STRIP + reach)
+        met = _meet(drawn[down, across], kept[down, across], hidden[down, across], feather)
+        result[top : top + STRIP, across] = met[top - down.start :][:STRIP]
+    return result
+
+
+def _meet(drawn: np.ndarray, kept: np.ndarray, hidden: np.ndarray, feather: int) -> np.ndarray:
+    if not hidden.any() or hidden.all():
+        return drawn
     missing = kept.astype(np.float32) - drawn
     distance, nearest = distance_transform_edt(hidden, return_indices=True)
     spread = missing[tuple(nearest)]  # of the nearest kept pixel

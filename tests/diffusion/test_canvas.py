@@ -244,3 +244,13 @@ def test_absurd_numbers_are_cut_or_refused_at_once():
     hidden = mask_of((20, 40), (10, 0, 40, 20))
     flat = np.full((20, 40), 100, np.uint8)
     assert np.array_equal(without_seam(flat, flat, hidden, 4_000_000_000), flat)
+
+
+def test_feathering_in_strips_is_feathering_at_once(monkeypatch):
+    rng = np.random.default_rng(0)
+    drawn, kept = (rng.integers(0, 256, (90, 70, 3), np.uint8) for _ in range(2))
+    hidden = mask_of((90, 70), (20, 5, 60, 80), (2, 40, 30, 50))
+    whole = without_seam(drawn, kept, hidden, 4)
+    monkeypatch.setattr("diffusion.canvas.STRIP", 10)
+    assert np.array_equal(without_seam(drawn, kept, hidden, 4)[hidden], whole[hidden])
+    assert not np.array_equal(whole[hidden], drawn[hidden])
