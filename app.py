@@ -25,11 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from common.errors import UserError
 from common.imageio import FORMATS, make_grid, read_image, save_png, to_model_mode
+from diffusion.canvas import picture_mask
 from diffusion.graph import Absorbing
 from diffusion.sampler import NEEDS_MASK, SAMPLERS
 
@@ -260,7 +260,7 @@ class Studio:
         if mask_path is None:
             return shown_url, "", note(f"{size}. Paint over what should change.")
         mask = read_upload(mask_path, self.limits)
-        check_fits(picture, mask)
+        picture_mask(picture, mask)  # for what it refuses
         given_url = data_url(mask_layer(mask))
         return shown_url, given_url, note(f"{size}, with its mask. Paint more or rub some out if you like.")
 
@@ -397,17 +397,6 @@ class Studio:
         path = Path(tempfile.mkdtemp(dir=self.folder)) / f"{name}.png"
         save_png(picture, path, about)
         return str(path)
-
-
-def check_fits(picture: Image.Image, mask: Image.Image) -> None:
-    """Raise UserError unless the mask is of the picture's size and white somewhere."""
-    if mask.size != picture.size:
-        raise UserError(
-            f"the mask is {mask.width} x {mask.height} and the picture {picture.width} x {picture.height}: "
-            "give a mask of the picture's size"
-        )
-    if not (np.asarray(to_model_mode(mask, 1)) >= 128).any():
-        raise UserError("the mask has no white pixel: white is what is repainted")
 
 
 def whole(name: str, value: Any, low: int, high: int) -> int:
@@ -607,13 +596,14 @@ def controls(model: ImageGenerator, limits: Limits, prefix: str) -> list[gr.comp
     names = model.class_names
     classes = [("random", RANDOM), ("each in turn", IN_TURN)] + [(name, index) for index, name in enumerate(names)]
     usable = [name for name in SAMPLERS if isinstance(model.graph, Absorbing) or name not in NEEDS_MASK]
-    guided = bool(names) and model.config["label_dropout"] > 0
     label = gr.Dropdown(classes, value=RANDOM, label="Label", visible=bool(names), elem_id=f"{prefix}label")
     with gr.Row():
         sampler = gr.Dropdown(usable, value="tweedie", label="Sampler", elem_id=f"{prefix}sampler")
         steps = gr.Slider(1, limits.steps, value=16, step=1, label="Steps", elem_id=f"{prefix}steps")
     with gr.Row():
-        guidance = gr.Slider(0, 10, value=1, step=0.1, label="Guidance", visible=guided, elem_id=f"{prefix}guidance")
+        guidance = gr.Slider(
+            0, 10, value=1, step=0.1, label="Guidance", visible=model.guided, elem_id=f"{prefix}guidance"
+        )
         seed = gr.Number(0, label="Seed", precision=0, elem_id=f"{prefix}seed")
     return [label, sampler, steps, guidance, seed]
 

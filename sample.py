@@ -80,6 +80,7 @@ def grid(args: argparse.Namespace) -> None:
     if args.images_dir:
         record_settings(args, write=rank == 0)
     wait()
+    about = describe(args)
     shown: list[Image.Image] = []
     frames = Trajectory()
     share = sum(min(args.batch_size, args.n - first) for first in wanted)
@@ -98,8 +99,8 @@ def grid(args: argparse.Namespace) -> None:
                 pictures = generator.decode(drawn.codes, size)
                 for picture, label in zip(pictures, drawn.labels.tolist(), strict=True):
                     if args.images_dir:
-                        about = {"index": str(drawn_so_far), "label": generator.class_name(label)}
-                        save_png(picture, numbered(args, drawn_so_far), describe(args) | about)
+                        own = {"index": str(drawn_so_far), "label": generator.class_name(label)}
+                        save_png(picture, numbered(args, drawn_so_far), about | own)
                     drawn_so_far += 1
                 if not args.images_dir:
                     shown += pictures
@@ -116,7 +117,7 @@ def grid(args: argparse.Namespace) -> None:
             shown = [read_image(numbered(args, i)) for i in range(min(args.n, GRID_PICTURES))]
             if args.n > len(shown):
                 print(f"note: the grid shows the first {len(shown)} of {args.n} pictures", file=sys.stderr)
-        save_png(make_grid(shown, min(columns, len(shown))), args.out, describe(args))
+        save_png(make_grid(shown, min(columns, len(shown))), args.out, about)
         print(args.out)
     if args.images_dir:
         print(args.images_dir)

@@ -33,7 +33,7 @@ from diffusion.codes import merge_codes, split_codes
 from diffusion.graph import Absorbing, build_graph
 from diffusion.guidance import Guidance, prior_network
 from diffusion.noise import build_noise, time_of_share
-from diffusion.sampler import get_sampler
+from diffusion.sampler import Sampler, get_sampler
 from diffusion.stage import build_prior
 from diffusion.transformer import Transformer2D
 from diffusion.walk import Walk, known_codes, step_times
@@ -46,7 +46,6 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 StepEnd = Callable[["ImageGenerator", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
 OUTPUT_TYPES = ("pil", "np", "pt")
 LARGE_GRIDS = ("sliding", "rotary")
-NO_GUIDANCE = "this model has no classes or was trained without label dropout: leave guidance at 1"
 MAX_CODES = 16_384  # positions that are drawn at once: with 1,024 codes some 134 MB an array of float64 probabilities
 
 
@@ -326,8 +325,6 @@ class ImageGenerator:
         draw = self._request(n, class_labels, num_inference_steps, guidance_scale, seed, options)
         picture = as_pil(image)
         mask = picture_mask(picture, None if mask_image is None else as_pil(mask_image), boxes)
-        if margin < 0 or feather < 0:
-            raise UserError(f"margin and feather must not be negative, got {margin} and {feather}")
         region = region_around(mask, self.tokenizer.image_size, self.tokenizer.downsample, fit)
         opaque = mask_image is None and not boxes
         return self._repaint(draw, picture, mask, region, margin, feather, opaque, options)
@@ -360,8 +357,6 @@ class ImageGenerator:
         """
         draw = self._request(n, class_labels, num_inference_steps, guidance_scale, seed, options)
         canvas, mask = extended(as_pil(image), left, top, right, bottom)
-        if margin < 0 or feather < 0:
-            raise UserError(f"margin and feather must not be negative, got {margin} and {feather}")
         step, size = self.tokenizer.downsample, self.tokenizer.image_size
         # Begin a whole number of codes before the old picture, so that its first pixel is a code's first.
         begin = (-(-left % step), -(-top % step))
@@ -451,7 +446,7 @@ class ImageGenerator:
         (region, start), (_, end) = self._encode_whole(first), self._encode_whole(last)
         generator = options.get("generator")
         if isinstance(generator, torch.Generator):
-            seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+            seed = seed_from(generator)
         elif generator is not None:
             raise UserError("a morph takes one generator: its pictures are drawn with the same random numbers")
         options = cast(Options, {key: value for key, value in options.items() if key != "generator"})
@@ -490,10 +485,7 @@ class ImageGenerator:
             generators: one a picture; by default those of `seed`.
         """
         settings = settings or Settings()
-        sampler = get_sampler(settings.sampler, self.graph)
-        guidance = Guidance(settings.guidance_scale, settings.guidance_ramp, settings.guidance_interval)
-        if guidance.scale != 1 and not self.guided:
-            raise UserError(NO_GUIDANCE)
+        sampler, guidance = self._sampling(settings)
         if generators is None:
             generators = [picture_generator(seed, first + i) for i in range(n)]
         labels = self._labels(class_labels, generators, first).to(self.device)
@@ -644,14 +636,12 @@ class ImageGenerator:
             raise UserError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got '{options['output_type']}'")
         apart = ("generator", "callback_on_step_end", "output_type")
         step_times(steps, "uniform")  # for what it refuses
-        get_sampler(options.get("sampler", "tweedie"), self.graph)
-        if Guidance(guidance).scale != 1 and not self.guided:
-            raise UserError(NO_GUIDANCE)
         settings = Settings(steps, guidance, **{key: value for key, value in options.items() if key not in apart})  # type: ignore[arg-type]
+        self._sampling(settings)
         generator, callback = options.get("generator"), options.get("callback_on_step_end")
         generators = None
         if isinstance(generator, torch.Generator):
-            seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+            seed = seed_from(generator)
         elif generator is not None:
             generators = list(generator)
             if len(generators) != n:
@@ -674,6 +664,8 @@ class ImageGenerator:
         options: Options,
         beyond: bool = False,
     ) -> Any:
+        if margin < 0 or feather < 0:
+            raise UserError(f"margin and feather must not be negative, got {margin} and {feather}")
         step = self.tokenizer.downsample
         self._check_side(picture)
         if region.size[0] * region.size[1] // step**2 > MAX_CODES:
@@ -722,6 +714,13 @@ class ImageGenerator:
             )
         return size, Given(grid=(-(-size[0] // step), -(-size[1] // step)))
 
+    def _sampling(self, settings: Settings) -> tuple[Sampler, Guidance]:
+        """The sampler and the guidance that `settings` name. Raises UserError where this model does not have them."""
+        guidance = Guidance(settings.guidance_scale, settings.guidance_ramp, settings.guidance_interval)
+        if guidance.scale != 1 and not self.guided:
+            raise UserError("this model has no classes or was trained without label dropout: leave guidance at 1")
+        return get_sampler(settings.sampler, self.graph), guidance
+
     def _network(self, labels: Tensor, guided: bool, grid: tuple[int, int], large_grids: str) -> Any:
         raw_score = self.config["parametrization"] == "score"
         model: Any = self.prior
@@ -751,6 +750,11 @@ class ImageGenerator:
         masked = (codes == self.vocab_size).any(-1)
         merged = merge_codes(codes.clamp(max=self.vocab_size - 1), self.groups, self.vocab_size)
         return torch.where(masked, self.vocab_size**self.groups, merged)
+
+
+def seed_from(generator: torch.Generator) -> int:
+    """A seed drawn from `generator`, so that the next call with it gives other pictures."""
+    return int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
 
 
 def picture_generator(seed: int, index: int) -> torch.Generator:

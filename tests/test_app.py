@@ -43,7 +43,7 @@ class Painter:
     def __init__(self, classes: tuple[str, ...] = ("round", "long"), graph=Absorbing, pause: float = 0.0) -> None:
         self.tokenizer = SimpleNamespace(image_size=32, channels=1, downsample=4, codebook_size=16)
         self.grid, self.class_names, self.graph = (8, 8), list(classes), graph(16)
-        self.config = {"label_dropout": 0.1}
+        self.guided = bool(classes)
         self.pause, self.calls, self.at_once, self.most_at_once, self.previews = pause, [], 0, 0, 0
         self.lock, self.failure = threading.Lock(), None
 
