@@ -1,7 +1,7 @@
 """The page in the browser: paint over a part of a picture and see it drawn anew; draw grids.
 
 A picture's way: browser -> `upload` (a path, nothing is opened yet) -> `read_upload` (limits, then
-`common.imageio.read_image`) -> `Studio.repaint` -> the generator, in the studio's only worker thread -> a PNG.
+`images.io.read_image`) -> `Studio.repaint` -> the generator, in the studio's only worker thread -> a PNG.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from common.errors import UserError
-from common.imageio import FORMATS, make_grid, read_image, save_png, to_model_mode
-from diffusion.canvas import picture_mask
 from diffusion.graph import Absorbing
 from diffusion.sampler import NEEDS_MASK, SAMPLERS
+from images.grid import image_grid
+from images.io import FORMATS, read_image, save_png
+from images.mask import image_mask
+from images.modes import to_model_mode
 
 try:
     import gradio as gr
@@ -260,7 +262,7 @@ class Studio:
         if mask_path is None:
             return shown_url, "", note(f"{size}. Paint over what should change.")
         mask = read_upload(mask_path, self.limits)
-        picture_mask(picture, mask)  # for what it refuses
+        image_mask(picture, mask)  # for what it refuses
         given_url = data_url(mask_layer(mask))
         return shown_url, given_url, note(f"{size}, with its mask. Paint more or rub some out if you like.")
 
@@ -323,7 +325,7 @@ class Studio:
             )  # fmt: skip
 
         drawn = yield from self.watch(draw, wanted, count)
-        whole_grid = make_grid(drawn, self.columns(count, wanted))
+        whole_grid = image_grid(drawn, self.columns(count, wanted))
         about = wanted.metadata(self.model.class_names)
         yield Update(finished(count, "picture", began), None, [self.save(whole_grid, f"grid-{wanted.seed}", about)])
 
@@ -361,7 +363,7 @@ class Studio:
         next_preview = 0.0
 
         def show(text: str) -> None:
-            messages.put(Update(note(text), make_grid(self.model.preview(latest[-1]), columns)))
+            messages.put(Update(note(text), image_grid(self.model.preview(latest[-1]), columns)))
 
         def on_step(model: ImageGenerator, step: int, left: float, state: dict[str, Tensor]) -> None:
             nonlocal next_preview

@@ -59,7 +59,7 @@ class Pictures:
     """
 
     def __init__(self, source: str | Path, size: int, channels: int) -> None:
-        from common.data import DataConfig, ImageData, find_pictures, load_images
+        from images.dataset import DataConfig, ImageData, find_images, load_images
 
         self.size, self.channels = size, channels
         self.embedded: ImageData | None = None
@@ -70,7 +70,7 @@ class Pictures:
             self.count = len(images)
         else:
             self.folder = Path(source)
-            self.files = find_pictures(self.folder)
+            self.files = find_images(self.folder)
             self.count = len(self.files)  # those that do not decode will be fewer
         if self.count < 2:
             raise UserError(f"{source} holds {self.count} picture and scores need at least 2: add pictures")
@@ -101,8 +101,8 @@ class Pictures:
     def _read(self, files: Sequence[Path]) -> Batch:
         import torch
 
-        from common.data import fit_square, stack_squares
-        from common.imageio import read_image
+        from images.dataset import fit_square, stack_squares
+        from images.io import read_image
 
         batch = Batch(torch.empty(0), [], [])
         squares = []
@@ -194,7 +194,7 @@ class Gallery:
         """The next batch: images and reconstructions `(B, C, S, S)` in [-1, 1], PSNR `(B,)`."""
         import torch
 
-        from common.imageio import to_pil
+        from images.convert import to_pil
 
         for row, psnr in enumerate(decibels.tolist()):
             shown = self.seen in self.wanted
@@ -206,10 +206,10 @@ class Gallery:
 
     def pictures(self) -> dict[str, Image.Image]:
         """What lies beside the report, by the end of its name."""
-        from common.imageio import make_pairs
+        from images.grid import paired_grid
 
         return {
-            name: make_pairs([pair.above for pair in pairs], [pair.below for pair in pairs], columns)
+            name: paired_grid([pair.above for pair in pairs], [pair.below for pair in pairs], columns)
             for name, pairs, columns in (("reconstructions", self.shown, COLUMNS), ("worst", self.worst, WORST))
         }
 
@@ -316,8 +316,8 @@ def score_likelihood(generator: ImageGenerator, found: Reconstruction, seed: int
     """Bound on the likelihood of the reference's codes, given their classes where the model knows the same ones."""
     import torch
 
-    from diffusion.codes import split_codes
     from diffusion.loss import likelihood_bound
+    from diffusion.subcodes import split_codes
 
     assert found.codes is not None
     no_class = len(generator.class_names)
@@ -375,10 +375,10 @@ def score_model(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Ima
     """Reconstruction, and where there is a prior likelihood and samples; and the pictures to lie beside the report."""
     import torch
 
-    from common.checkpoint import model_directory
     from common.features import EfficientNetFeatures
-    from common.imageio import check_writable
+    from common.model_dir import model_directory
     from diffusion.pipeline import ImageGenerator
+    from images.io import check_writable
     from sample import settings_from
     from vq.tokenizer import Tokenizer
 
@@ -408,12 +408,12 @@ def score_images(args: argparse.Namespace) -> dict[str, Any]:
     """Frechet distance of a folder of pictures, at the size of its first, or at the reference's own."""
     import torch
 
-    from common.data import find_pictures
     from common.features import EfficientNetFeatures
-    from common.imageio import read_image
     from common.metrics import frechet_distance
+    from images.dataset import find_images
+    from images.io import read_image
 
-    size = 32 if args.reference == "mnist5k" else min(read_image(find_pictures(args.images)[0]).size)
+    size = 32 if args.reference == "mnist5k" else min(read_image(find_images(args.images)[0]).size)
     extractor = EfficientNetFeatures()
     both = []
     with torch.no_grad():
@@ -460,8 +460,8 @@ def main(argv: Sequence[str]) -> None:
     if args.only and not args.model:
         raise UserError("--only is for a model: give --model, or leave it out with --images")
 
-    from common.checkpoint import write_text
-    from common.imageio import save_png
+    from common.files import write_text
+    from images.io import save_png
 
     if args.out.is_dir():
         raise UserError(f"cannot write {args.out}: it is a folder; name a file")

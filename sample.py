@@ -45,8 +45,9 @@ def grid(args: argparse.Namespace) -> None:
     """
     from tqdm import tqdm
 
-    from common.imageio import check_writable, make_grid, read_image, save_gif, save_png
     from diffusion.pipeline import ImageGenerator
+    from images.grid import image_grid
+    from images.io import check_writable, read_image, save_gif, save_png
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if args.n < 1 or args.batch_size < 1:
@@ -117,7 +118,7 @@ def grid(args: argparse.Namespace) -> None:
             shown = [read_image(numbered(args, i)) for i in range(min(args.n, GRID_PICTURES))]
             if args.n > len(shown):
                 print(f"note: the grid shows the first {len(shown)} of {args.n} pictures", file=sys.stderr)
-        save_png(make_grid(shown, min(columns, len(shown))), args.out, about)
+        save_png(image_grid(shown, min(columns, len(shown))), args.out, about)
         print(args.out)
     if args.images_dir:
         print(args.images_dir)
@@ -141,15 +142,15 @@ class Trajectory:
         """A grid for each frame, masked codes grey; before them, on the absorbing graph, one that is all masked."""
         import torch
 
-        from common.imageio import make_grid
         from diffusion.graph import Absorbing
+        from images.grid import image_grid
 
         chosen = [
             self.codes[i] for i in sorted({round(x) for x in torch.linspace(0, len(self.codes) - 1, FRAMES).tolist()})
         ]
         if isinstance(generator.graph, Absorbing):
             chosen.insert(0, torch.full_like(chosen[0], generator.tokenizer.codebook_size))
-        return [make_grid(generator.preview(codes), min(columns, len(codes))) for codes in chosen]
+        return [image_grid(generator.preview(codes), min(columns, len(codes))) for codes in chosen]
 
 
 def process_group(world: int) -> tuple[Any, Callable[[], None]]:
@@ -176,8 +177,9 @@ def is_whole(file: Path) -> bool:
 
 def record_settings(args: argparse.Namespace, write: bool) -> None:
     """Note in `--images-dir` what its pictures are drawn with. Raises UserError where others are there already."""
-    from common.checkpoint import model_directory, write_text
-    from diffusion.codes import codes_key
+    from common.files import write_text
+    from common.model_dir import model_directory
+    from diffusion.dataset import codes_key
 
     directory = model_directory(args.model)
     weights = [codes_key(directory / part / "model.safetensors", "") for part in ("tokenizer", "prior")]
@@ -203,13 +205,13 @@ def record_settings(args: argparse.Namespace, write: bool) -> None:
 
 def inpaint(args: argparse.Namespace) -> None:
     """Repaint where the mask is white, the boxes are, or the picture is transparent."""
-    from common.imageio import read_image
-    from diffusion.canvas import picture_mask
     from diffusion.pipeline import ImageGenerator
+    from images.io import read_image
+    from images.mask import image_mask
 
     check_outputs(args)
     image = read_image(args.image)
-    mask = picture_mask(image, read_image(args.mask) if args.mask else None, args.box)
+    mask = image_mask(image, read_image(args.mask) if args.mask else None, args.box)
     settings = settings_from(args)
     generator = ImageGenerator.from_pretrained(args.model, None, args.dtype)
     size = generator.tokenizer.image_size
@@ -230,8 +232,8 @@ def inpaint(args: argparse.Namespace) -> None:
 
 def outpaint(args: argparse.Namespace) -> None:
     """Extend the picture by `--left`, `--top`, `--right` and `--bottom` pixels."""
-    from common.imageio import read_image
     from diffusion.pipeline import ImageGenerator
+    from images.io import read_image
 
     check_outputs(args)
     image = read_image(args.image)
@@ -246,8 +248,8 @@ def outpaint(args: argparse.Namespace) -> None:
 
 def vary(args: argparse.Namespace) -> None:
     """Variations of a picture: noise a share `--strength` of its codes and denoise."""
-    from common.imageio import read_image
     from diffusion.pipeline import ImageGenerator
+    from images.io import read_image
 
     check_outputs(args)
     image = read_image(args.image)
@@ -259,8 +261,8 @@ def vary(args: argparse.Namespace) -> None:
 
 def morph(args: argparse.Namespace) -> None:
     """From one picture to another: a strip, or an animation where `--out` ends in .gif."""
-    from common.imageio import read_image, save_gif
     from diffusion.pipeline import ImageGenerator
+    from images.io import read_image, save_gif
 
     animated = args.out.suffix.lower() == ".gif"
     check_outputs(args, ".gif" if animated else ".png")
@@ -278,9 +280,10 @@ def reconstruct(args: argparse.Namespace) -> None:
     """A picture through its codes and back; a large one in tiles. Its alpha channel is kept."""
     import numpy as np
 
-    from common.imageio import check_writable, read_image, save_png, to_pil, to_tensor
     from common.metrics import psnr
-    from diffusion.canvas import Region, set_back
+    from images.convert import to_pil, to_tensor
+    from images.io import check_writable, read_image, save_png
+    from images.region import Region, paste_region
     from vq.tokenizer import Tokenizer
 
     check_writable(args.out)
@@ -295,7 +298,7 @@ def reconstruct(args: argparse.Namespace) -> None:
     again = tokenizer.reconstruct(pixels, tile=args.tile if max(image.size) > args.tile else 0)
     everything = np.ones((image.height, image.width), dtype=bool)
     region = Region((0, 0, image.width, image.height), (image.height, image.width))
-    save_png(set_back(image, everything, to_pil(again)[0], region), args.out, {"model": args.model.name})
+    save_png(paste_region(image, everything, to_pil(again)[0], region), args.out, {"model": args.model.name})
     print(f"PSNR {psnr(again, pixels).item():.2f} dB", file=sys.stderr)
     print(args.out)
 
@@ -310,7 +313,7 @@ def app(args: argparse.Namespace) -> None:
 
 def check_outputs(args: argparse.Namespace, suffix: str = ".png") -> None:
     """Raise UserError, before anything is computed, for a number of pictures or a place to write that cannot be."""
-    from common.imageio import check_writable
+    from images.io import check_writable
 
     if args.n < 1:
         raise UserError(f"--n must be at least 1, got {args.n}")
@@ -323,7 +326,9 @@ def write_pictures(
     args: argparse.Namespace, before: Sequence[Image.Image], pictures: Sequence[Image.Image], strip: bool = True
 ) -> None:
     """One picture as it is; several as a `strip` behind those of `before`; with `--images-dir` each alone as well."""
-    from common.imageio import make_grid, save_png, to_model_mode
+    from images.grid import image_grid
+    from images.io import save_png
+    from images.modes import to_model_mode
 
     metadata = describe(args)
     if args.images_dir:
@@ -345,7 +350,7 @@ def write_pictures(
             cell = to_model_mode(picture, channels)
             cell.thumbnail((CELL_PIXELS, CELL_PIXELS))
             cells.append(cell)
-        save_png(make_grid(cells, len(cells)), args.out, metadata)
+        save_png(image_grid(cells, len(cells)), args.out, metadata)
     print(args.out)
 
 

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader, Dataset
 
     from common.config import TrainConfig
-    from common.data import DataConfig, Images
+    from images.dataset import DataConfig, Images
 
 
 def run_schema() -> type:
     """The dataclass of a whole run's configuration; made here, where both packages meet, so that --help is quick."""
-    from common.data import DataConfig
     from diffusion.stage import PriorConfig
+    from images.dataset import DataConfig
     from vq.tokenizer import TokenizerConfig
 
     @dataclass
@@ -77,7 +77,7 @@ def build_accelerator(train: TrainConfig, output_dir: Path) -> Accelerator:
 
 def start_step(train: TrainConfig, output_dir: Path, stage: str) -> tuple[int, Path | None]:
     """Where to begin and from which checkpoint, as `train.resume` says."""
-    from common.checkpoint import checkpoint_folder, newest_checkpoint, read_progress
+    from training.checkpoint import checkpoint_folder, newest_checkpoint, read_progress
 
     if train.resume == "never":
         return 0, None
@@ -110,12 +110,12 @@ def run_stage(
     from torch.utils.data import DataLoader
     from tqdm import tqdm
 
-    from common.checkpoint import checkpoint_folder, load_checkpoint, read_progress, save_checkpoint
-    from common.curves import draw_curves
-    from common.data import StepSampler
     from common.model_card import write_model_card
     from common.seeds import derived_seed
-    from common.skipping import SkippedSteps
+    from training.batches import DeterministicBatchSampler
+    from training.checkpoint import load_checkpoint, read_progress, save_checkpoint, set_aside
+    from training.curves import draw_curves
+    from training.guard import NonFiniteGuard
 
     first, checkpoint = start_step(train, output_dir, stage.name)
     if checkpoint is not None:
@@ -125,15 +125,11 @@ def run_stage(
             )
         load_checkpoint(accelerator, stage.ema, checkpoint)
         accelerator.print(f"{stage.name}: goes on from {checkpoint}")
-    elif accelerator.is_main_process and checkpoint_folder(output_dir, stage.name).exists():
-        old = checkpoint_folder(output_dir, stage.name)
-        number = 1
-        while (kept := old.with_name(f"{old.name}-replaced-{number}")).exists():
-            number += 1
-        old.rename(kept)
+    elif accelerator.is_main_process:
+        set_aside(output_dir, stage.name)
     accelerator.wait_for_everyone()
 
-    sampler = StepSampler(
+    sampler = DeterministicBatchSampler(
         len(training_set),  # type: ignore[arg-type]
         train.batch_size,
         seed,
@@ -163,7 +159,7 @@ def run_stage(
     if first == 0 and accelerator.is_main_process:
         log_path.unlink(missing_ok=True)
     stage.model.train()
-    skips = SkippedSteps(stage.name, output_dir, train.max_skipped_steps)
+    skips = NonFiniteGuard(stage.name, output_dir, train.max_skipped_steps)
     bar = tqdm(
         loader,
         desc=stage.name,
@@ -205,7 +201,7 @@ def run_stage(
 
 def load_split(config: DataConfig, split: str, accelerator: Accelerator) -> Images:
     """One split of the pictures; says how many there are, and how many files did not decode."""
-    from common.data import load_images
+    from images.dataset import load_images
 
     images = load_images(config, split)
     skipped = f", {len(images.skipped)} files skipped" if images.skipped else ""
@@ -231,8 +227,8 @@ def train_tokenizer(config: Any) -> None:
 
 def encode_splits(config: Any, accelerator: Accelerator) -> tuple[Any, Any, Any, list[str], str]:
     """Codes of both splits, made where they are missing; also the tokenizer, class names and the codes' key."""
-    from common.data import BothWays
-    from diffusion.codes import codes_key, encode_images
+    from diffusion.dataset import codes_key, encode_images
+    from images.dataset import WithFlips
     from vq.tokenizer import Tokenizer
 
     directory = Path(config.output_dir) / "tokenizer"
@@ -240,7 +236,7 @@ def encode_splits(config: Any, accelerator: Accelerator) -> tuple[Any, Any, Any,
     encoded, names, key = {}, [], ""
     for split in ("train", "val"):
         images = load_split(config.data, split, accelerator)
-        pictures = BothWays(images) if images.flip else images  # training alone mirrors
+        pictures = WithFlips(images) if images.flip else images  # training alone mirrors
         split_key = codes_key(directory / "model.safetensors", pictures.fingerprint)
         folder = Path(config.output_dir) / "codes" / split_key
         encoded[split] = encode_images(pictures, tokenizer.encode, tokenizer.codebook_size, folder, accelerator)
@@ -286,8 +282,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values to replace")
     args = parser.parse_intermixed_args(argv)
 
-    from common.checkpoint import write_text
     from common.config import load_config, to_yaml
+    from common.files import write_text
 
     config: Any = load_config(run_schema(), args.config, args.overrides)
     if os.environ.get("RANK", "0") == "0":  # one process writes: two would rename the same file away from each other

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.data import DataConfig, load_images
 from diffusion.pipeline import ImageGenerator, Settings
+from images.dataset import DataConfig, load_images
 
 
 def train_reader(images: Tensor, labels: Tensor, epochs: int = 8) -> nn.Module:

@@ -18,11 +18,13 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common.data import load_folder
 from common.features import EfficientNetFeatures
-from common.imageio import make_grid, save_png, to_tensor
 from common.metrics import frechet_distance
 from diffusion.pipeline import ImageGenerator
+from images.convert import to_tensor
+from images.dataset import load_folder
+from images.grid import image_grid
+from images.io import save_png
 
 
 def features(extractor: EfficientNetFeatures, pictures: list[Image.Image], channels: int) -> torch.Tensor:
@@ -73,8 +75,8 @@ def main() -> None:
         print(f"{name:10} Frechet distance of {len(parts)} parts {distance:.1f}{middle}")
         rows += pictures[: 12 * size // width] if width == size else pictures[:6]
         if width == size:
-            rows = [make_grid(rows[i : i + 2], 2, 0) for i in range(0, 12, 2)]
-    save_png(make_grid(rows, 6), args.out)
+            rows = [image_grid(rows[i : i + 2], 2, 0) for i in range(0, 12, 2)]
+    save_png(image_grid(rows, 6), args.out)
     print(args.out)
 
 

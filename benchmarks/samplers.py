@@ -20,13 +20,13 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.digits import train_reader
-from common.checkpoint import write_text
-from common.data import DataConfig, load_images
 from common.features import EfficientNetFeatures
+from common.files import write_text
 from common.metrics import frechet_distance
 from diffusion.graph import Absorbing
 from diffusion.pipeline import ImageGenerator, Settings
 from diffusion.sampler import NEEDS_MASK, SAMPLERS
+from images.dataset import DataConfig, load_images
 
 COLUMNS = ("sampler", "steps", "network_calls", "pictures_per_second", "frechet_distance", "accuracy")
 

@@ -21,10 +21,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.data import load_folder
 from common.errors import ArgumentParser, run_cli
-from common.imageio import save_png, to_pil
 from common.metrics import psnr
+from images.convert import to_pil
+from images.dataset import load_folder
+from images.io import save_png
 from vq.tokenizer import Tokenizer
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import write_text
+from common.files import write_text
 
 
 def write_model_card(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""ImageGenerator: pictures from a trained model, and what is made of given ones: repainted, extended, varied."""
+"""ImageGenerator: pictures from a trained model, and what is made of given ones: repainted, extend_canvas, varied."""
 
 from __future__ import annotations
 
@@ -14,37 +14,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.checkpoint import load_weights, model_directory, read_model
 from common.errors import UserError
-from common.imageio import to_pil, usual_mode
+from common.model_dir import load_weights, model_directory, read_model
 from common.seeds import derived_seed
-from diffusion.canvas import (
-    Box,
-    Region,
-    cut_out,
-    extended,
-    mask_to_codes,
-    picture_mask,
-    region_around,
-    set_back,
-    whole_region,
-)
-from diffusion.codes import merge_codes, split_codes
+from diffusion.editing import mask_to_codes
 from diffusion.graph import Absorbing, build_graph
 from diffusion.guidance import Guidance, prior_network
 from diffusion.noise import build_noise, time_of_share
 from diffusion.sampler import Sampler, get_sampler
 from diffusion.stage import build_prior
+from diffusion.subcodes import merge_codes, split_codes
 from diffusion.transformer import Transformer2D
 from diffusion.walk import Walk, known_codes, step_times
 from diffusion.windows import SlidingWindows
+from images.convert import OUTPUT_TYPES, ImageInput, OutputType, as_pil, to_output, to_pil
+from images.mask import Box, image_mask
+from images.region import Region, crop_region, extend_canvas, paste_region, region_around, whole_region
 
-ImageInput = Image.Image | np.ndarray | Tensor
 ClassLabels = int | str | Sequence[int | str] | None
 Generators = torch.Generator | Sequence[torch.Generator] | None
 # (generator, step from 0, time left in [0, 1], {"codes": (n, h, w) in [0, K], K is masked}) -> None or {"codes": others}
 StepEnd = Callable[["ImageGenerator", int, float, dict[str, Tensor]], dict[str, Tensor] | None]
-OUTPUT_TYPES = ("pil", "np", "pt")
 LARGE_GRIDS = ("sliding", "rotary")
 MAX_CODES = 16_384  # positions that are drawn at once: with 1,024 codes some 134 MB an array of float64 probabilities
 
@@ -110,7 +100,7 @@ class Options(TypedDict, total=False):
 
     generator: Generators
     callback_on_step_end: StepEnd | None
-    output_type: str
+    output_type: OutputType
     sampler: str
     sampler_options: dict[str, Any]
     step_grid: str
@@ -278,7 +268,7 @@ class ImageGenerator:
             pictures += self.decode(drawn.codes, size)
             if progress is not None:
                 progress(len(drawn.codes))
-        return as_output(pictures, options.get("output_type", "pil"))
+        return to_output(pictures, options.get("output_type", "pil"))
 
     def inpaint(
         self,
@@ -324,7 +314,7 @@ class ImageGenerator:
         """
         draw = self._request(n, class_labels, num_inference_steps, guidance_scale, seed, options)
         picture = as_pil(image)
-        mask = picture_mask(picture, None if mask_image is None else as_pil(mask_image), boxes)
+        mask = image_mask(picture, None if mask_image is None else as_pil(mask_image), boxes)
         region = region_around(mask, self.tokenizer.image_size, self.tokenizer.downsample, fit)
         opaque = mask_image is None and not boxes
         return self._repaint(draw, picture, mask, region, margin, feather, opaque, options)
@@ -356,7 +346,7 @@ class ImageGenerator:
             (64, 32)
         """
         draw = self._request(n, class_labels, num_inference_steps, guidance_scale, seed, options)
-        canvas, mask = extended(as_pil(image), left, top, right, bottom)
+        canvas, mask = extend_canvas(as_pil(image), left, top, right, bottom)
         step, size = self.tokenizer.downsample, self.tokenizer.image_size
         # Begin a whole number of codes before the old picture, so that its first pixel is a code's first.
         begin = (-(-left % step), -(-top % step))
@@ -403,11 +393,11 @@ class ImageGenerator:
         everywhere = np.ones((picture.height, picture.width), dtype=bool)
         given = Given((codes.shape[1], codes.shape[2]), origin=None if strength == 1 else codes, strength=strength)
         pictures = [
-            set_back(picture, everywhere, painted, region)
+            paste_region(picture, everywhere, painted, region)
             for drawn in draw(given)
             for painted in self.decode(drawn.codes)
         ]
-        return as_output(pictures, options.get("output_type", "pil"))
+        return to_output(pictures, options.get("output_type", "pil"))
 
     def morph(
         self,
@@ -465,8 +455,8 @@ class ImageGenerator:
         everywhere = np.ones((first.height, first.width), dtype=bool)
         canvas = Image.new("RGB" if self.tokenizer.channels == 3 else "L", first.size)
         painted = [self.decode(codes)[0] for codes in [*frames, end]]
-        pictures = [set_back(canvas, everywhere, one, region) for one in painted]
-        return as_output(pictures, options.get("output_type", "pil"))
+        pictures = [paste_region(canvas, everywhere, one, region) for one in painted]
+        return to_output(pictures, options.get("output_type", "pil"))
 
     def generate_codes(
         self,
@@ -673,16 +663,16 @@ class ImageGenerator:
                 f"the part to repaint needs {region.size[1] // step} x {region.size[0] // step} codes, and at most {MAX_CODES} "
                 "are drawn at once: one box, or one side, after the other, or a smaller copy of the picture"
             )
-        window, hidden = cut_out(picture, mask, region, self.tokenizer.channels, beyond)
+        window, hidden = crop_region(picture, mask, region, self.tokenizer.channels, beyond)
         known = self.tokenizer.encode(window.to(self.device))
         margin = min(margin, max(known.shape))
         given = Given((known.shape[1], known.shape[2]), known, mask_to_codes(hidden, step, margin))
         pictures = [
-            set_back(picture, mask, painted, region, feather, opaque)
+            paste_region(picture, mask, painted, region, feather, opaque)
             for drawn in draw(given)
             for painted in self.decode(drawn.codes)
         ]
-        return as_output(pictures, options.get("output_type", "pil"))
+        return to_output(pictures, options.get("output_type", "pil"))
 
     def _encode_whole(self, picture: Image.Image) -> tuple[Region, Tensor]:
         self._check_side(picture)
@@ -693,7 +683,7 @@ class ImageGenerator:
                 f"a picture of {picture.width} x {picture.height} needs {width} x {height} codes, and at most {MAX_CODES} "
                 "are drawn at once: make it smaller or less narrow"
             )
-        window, _ = cut_out(picture, None, region, self.tokenizer.channels)
+        window, _ = crop_region(picture, None, region, self.tokenizer.channels)
         return region, self.tokenizer.encode(window.to(self.device))
 
     def _check_side(self, picture: Image.Image) -> None:
@@ -760,45 +750,3 @@ def seed_from(generator: torch.Generator) -> int:
 def picture_generator(seed: int, index: int) -> torch.Generator:
     """The random stream of picture `index` under `seed`: the same on every device and in every batch."""
     return torch.Generator().manual_seed(derived_seed(seed, index))
-
-
-def as_pil(image: ImageInput) -> Image.Image:
-    """A picture as PIL: itself, or an array `(H, W[, C])` or tensor `(C, H, W)`, uint8 or floats in [0, 1].
-
-    Raises UserError for another shape, other numbers of channels than 1 to 4, or values that are not finite.
-    """
-    if isinstance(image, Image.Image):
-        return usual_mode(image)
-    if not isinstance(image, (np.ndarray, Tensor)):
-        raise UserError(
-            f"a picture is a PIL image, an array or a tensor, got {type(image).__name__}: open the file first"
-        )
-    array = image
-    if isinstance(image, Tensor):
-        one = (image[0] if image.ndim == 4 and len(image) == 1 else image).detach().cpu()
-        one = one.float() if one.is_floating_point() else one
-        array = (one.permute(1, 2, 0) if one.ndim == 3 else one).numpy()
-    assert isinstance(array, np.ndarray)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (2, 3, 4)) or 0 in array.shape:
-        raise UserError(
-            f"a picture is (H, W) or (H, W, C), as a tensor (C, H, W), C from 1 to 4; got {tuple(image.shape)}"
-        )
-    if array.dtype == bool:
-        array = array.astype(np.uint8) * 255
-    elif array.dtype != np.uint8:
-        if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
-            raise UserError(f"a picture holds uint8, or finite floats in [0, 1]; got {array.dtype}")
-        array = (array.clip(0, 1) * 255).round().astype(np.uint8)
-    return Image.fromarray(array)
-
-
-def as_output(pictures: list[Image.Image], output_type: str) -> Any:
-    """The pictures as a list ("pil"), as an array `(n, H, W, C)` ("np") or tensor `(n, C, H, W)` ("pt") in [0, 1]."""
-    if output_type == "pil":
-        return pictures
-    stacked = np.stack([np.asarray(picture, dtype=np.float32) for picture in pictures])
-    stacked /= 65535 if pictures[0].mode[0] == "I" else 255
-    array = stacked[..., None] if stacked.ndim == 3 else stacked
-    return array if output_type == "np" else torch.from_numpy(array).permute(0, 3, 1, 2)

@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from common.checkpoint import save_model, warm_ema
 from common.config import TrainConfig
-from common.skipping import guarded_step
-from diffusion.codes import digit_base, split_codes
+from common.model_dir import save_model
+from common.optim import build_ema, optimizer_step
 from diffusion.graph import GRAPHS, Absorbing, at_least_float32, build_graph, per_position
 from diffusion.loss import cross_entropy, graph_log_score, likelihood_bound, score_entropy
 from diffusion.noise import NOISES, LogLinear, build_noise, stratified_times
+from diffusion.subcodes import split_codes, subcode_vocab_size
 from diffusion.transformer import Transformer2D
 
 LOSSES = ("auto", "score_entropy", "lambda_dce", "maskgit", "cross_entropy")
@@ -82,7 +82,7 @@ class PriorConfig:
 def build_prior(config: dict[str, Any]) -> Transformer2D:
     """The network that DIR/prior/config.json describes."""
     return Transformer2D(
-        vocab_size=digit_base(config["codebook_size"], config["groups"]),
+        vocab_size=subcode_vocab_size(config["codebook_size"], config["groups"]),
         grid=tuple(config["grid"]),
         num_classes=len(config["class_names"]),
         groups=config["groups"],
@@ -136,7 +136,7 @@ class PriorStage:
         self.graph = build_graph(config.graph, model.vocab_size)
         self.noise = build_noise("cosine" if config.loss == "maskgit" else config.noise)
         self.num_classes = model.num_classes
-        self.ema = warm_ema(model, config.train.ema_decay).to(accelerator.device)
+        self.ema = build_ema(model, config.train.ema_decay).to(accelerator.device)
         optimizer = torch.optim.AdamW(
             model.parameters(),
             lr=config.train.learning_rate,
@@ -189,7 +189,7 @@ class PriorStage:
                 entropy = score_entropy(self.graph, score, sigma, noised, codes)
                 loss = (entropy.flatten(1).mean(1) * dsigma).mean()
         metrics = {"loss": loss}
-        moved = guarded_step(self.accelerator, self.model, self.optimizer, loss, metrics, self.train.grad_clip)
+        moved = optimizer_step(self.accelerator, self.model, self.optimizer, loss, metrics, self.train.grad_clip)
         if moved:
             self.ema.update_parameters(self.accelerator.unwrap_model(self.model))
         return {name: value.detach() for name, value in metrics.items()} | {"skipped": torch.tensor(float(not moved))}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import train
-from common.checkpoint import read_model, save_model
 from common.errors import run_cli
+from common.model_dir import read_model, save_model
 from tests.tiny import TINY
 
 

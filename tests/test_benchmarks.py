@@ -14,8 +14,8 @@ from torch import nn
 
 from benchmarks import memory, tokenizer
 from common.config import TrainConfig
-from common.data import DataConfig
 from common.errors import run_cli
+from images.dataset import DataConfig
 from vq.discriminator import DiscriminatorConfig, build_discriminator
 from vq.loss import LossConfig
 from vq.quantizer import QuantizerConfig

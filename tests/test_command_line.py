@@ -14,8 +14,8 @@ from PIL import Image
 import evaluate
 import sample
 import train
-from common.checkpoint import read_model, save_model
 from common.errors import run_cli
+from common.model_dir import read_model, save_model
 from diffusion.pipeline import ImageGenerator, Settings
 from diffusion.sampler import SAMPLERS
 from tests.tiny import TINY

@@ -18,8 +18,8 @@ import common.features
 import evaluate
 from common.errors import run_cli
 from common.features import InceptionFeatures, WeightsMissing
-from common.imageio import make_pairs
 from common.metrics import frechet_distance, ssim
+from images.grid import paired_grid
 from vq.quantizer import QuantizerConfig
 from vq.tokenizer import Tokenizer, TokenizerConfig
 
@@ -245,7 +245,7 @@ def test_a_prior_adds_likelihood_and_samples(tiny_run, tmp_path, no_lpips):
 
 def test_pairs_stand_over_each_other_in_a_row_that_is_not_full():
     above, below = ([Image.new("L", (4, 4), shade + i) for i in range(5)] for shade in (10, 20))
-    grid = np.asarray(make_pairs(above, below, columns=3, gap=0))[::4, ::4]
+    grid = np.asarray(paired_grid(above, below, columns=3, gap=0))[::4, ::4]
     assert grid.tolist() == [[10, 11, 12], [20, 21, 22], [13, 14, 255], [23, 24, 255]]
 
 

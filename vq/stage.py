@@ -10,11 +10,10 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from common.checkpoint import warm_ema
-from common.data import DataConfig
 from common.errors import UserError
 from common.metrics import codebook_use, psnr
-from common.skipping import guarded_step
+from common.optim import build_ema, optimizer_step
+from images.dataset import DataConfig
 from vq.discriminator import build_discriminator
 from vq.loss import ADVERSARIAL, RECONSTRUCTION, LeCam, adaptive_weight, build_perceptual, r1_penalty, warm_in
 from vq.tokenizer import Tokenizer, TokenizerConfig
@@ -40,7 +39,7 @@ class TokenizerStage:
         self.perceptual = perceptual.to(accelerator.device) if perceptual is not None else None
         self.reconstruction = RECONSTRUCTION[config.loss.reconstruction]
         self.discriminator_loss, self.generator_loss = ADVERSARIAL[config.loss.adversarial]
-        self.ema = warm_ema(model, config.train.ema_decay).to(accelerator.device)
+        self.ema = build_ema(model, config.train.ema_decay).to(accelerator.device)
         self.counts = torch.zeros(model.codebook_size, dtype=torch.int64, device=accelerator.device)
         betas = (config.train.betas[0], config.train.betas[1])
         self.ratios = (1.0, config.discriminator.learning_rate_ratio)
@@ -78,7 +77,7 @@ class TokenizerStage:
 
     def _update(self, which: int, network: torch.nn.Module, loss: Tensor, metrics: dict[str, Tensor]) -> bool:
         name = ("grad_norm", "grad_norm_discriminator")[which]
-        return guarded_step(
+        return optimizer_step(
             self.accelerator, network, self.optimizers[which], loss, metrics, self.train.grad_clip, name
         )
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.checkpoint import load_weights, model_directory, read_model, save_model
-from common.config import TrainConfig
+from common.config import TrainConfig, stored_config
 from common.errors import UserError
+from common.model_dir import load_weights, model_directory, read_model, save_model
 from vq.autoencoder import ARCHITECTURES, Decoder, Encoder
 from vq.discriminator import DiscriminatorConfig
 from vq.loss import LossConfig
@@ -60,6 +60,20 @@ class TokenizerConfig:
             raise ValueError(
                 f"tokenizer.width must be a multiple of {style.norm_groups} with {self.architecture}, got {self.width}"
             )
+
+
+# What config.json holds of a TokenizerConfig: what loading needs.
+ARCHITECTURE_KEYS = (
+    "architecture", "downsample", "width", "multipliers", "blocks", "latent_channels", "quantizer",
+)  # fmt: skip
+
+
+@dataclass
+class ImageShape:
+    """Side in pixels and number of channels of the training images."""
+
+    image_size: int
+    channels: int
 
 
 class TokenizerOutput(NamedTuple):
@@ -185,8 +199,7 @@ class Tokenizer(nn.Module):
 
     def save(self, directory: Path, extra: dict[str, Any]) -> None:
         """Write config.json (with `extra`) and model.safetensors."""
-        left_out = ("train", "loss", "discriminator", "gradient_checkpointing")
-        architecture = {key: value for key, value in asdict(self.config).items() if key not in left_out}
+        architecture = {key: value for key, value in asdict(self.config).items() if key in ARCHITECTURE_KEYS}
         shape = {"image_size": self.image_size, "channels": self.channels}
         save_model(directory, self.state_dict(), architecture | shape | extra)
 
@@ -194,15 +207,10 @@ class Tokenizer(nn.Module):
     def load(cls, directory: Path) -> Tokenizer:
         """Read what `save` wrote, in eval mode. Raises UserError where it is missing, damaged or does not fit."""
         stored, state = read_model(directory)
-        try:
-            architecture = {
-                name: stored[name]
-                for name in ("architecture", "downsample", "width", "multipliers", "blocks", "latent_channels")
-            }
-            config = TokenizerConfig(**architecture, quantizer=QuantizerConfig(**stored["quantizer"]))
-            tokenizer = cls(config, stored["image_size"], stored["channels"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{directory / 'config.json'} is not a tokenizer's ({error}): train it again") from error
+        source = directory / "config.json"
+        config = stored_config(TokenizerConfig, stored, ARCHITECTURE_KEYS, source)
+        shape = stored_config(ImageShape, stored, ("image_size", "channels"), source)
+        tokenizer = cls(config, shape.image_size, shape.channels)
         load_weights(tokenizer, state, directory)
         return tokenizer.eval()
 

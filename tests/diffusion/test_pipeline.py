@@ -10,8 +10,9 @@ from PIL import Image
 
 import diffusion.pipeline
 from common.errors import UserError
-from diffusion.canvas import cut_out, region_around
-from diffusion.pipeline import Given, ImageGenerator, Settings, as_pil, picture_generator
+from diffusion.pipeline import Given, ImageGenerator, Settings, picture_generator
+from images.convert import as_pil
+from images.region import crop_region, region_around
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_every_code_under_the_mask_is_drawn(generator, monkeypatch):
         image, _, mask = random_repaint(np.random.default_rng(index))
         generator.inpaint(image, mask, num_inference_steps=1, margin=0)
         region = region_around(mask, 32, 4)
-        hidden = cut_out(image, mask, region, 1)[1][0]
+        hidden = crop_region(image, mask, region, 1)[1][0]
         covered = seen[-1].hidden[0].repeat_interleave(4, 0).repeat_interleave(4, 1)
         assert hidden.any() and bool(covered[hidden].all())
     first, second = generator.inpaint(noise(np.random.default_rng(0), 32, 32), boxes=[(4, 4, 28, 28)], n=2)

@@ -518,7 +518,7 @@ def test_nothing_is_half_written(tmp_path, capsys, monkeypatch):
         where.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("common.checkpoint.save_file", full)
+    monkeypatch.setattr("common.model_dir.save_file", full)
     assert "No space left" in refused(capsys, [str(path), "--out", str(out), "--force"], out)
     assert (out / "tokenizer/model.safetensors").read_bytes() == before
 

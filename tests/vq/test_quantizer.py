@@ -90,7 +90,7 @@ def test_the_nearest_code_is_chosen(name):
 
 
 def test_sub_codes_are_digits_of_a_code_and_groups_of_its_dimensions():
-    from diffusion.codes import merge_codes, split_codes
+    from diffusion.subcodes import merge_codes, split_codes
 
     for name, base in (("lfq groups", 8), ("fsq groups", 12), ("bsq", 4)):
         quantizer = make(name).eval()

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 import train
 from common.config import TrainConfig
-from common.data import DataConfig
 from common.errors import run_cli
+from images.dataset import DataConfig
 from tests.tiny import TINY
 from train import build_accelerator
 from vq.discriminator import DiscriminatorConfig

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as distributed
 
 from common.config import TrainConfig
-from common.data import DataConfig
+from images.dataset import DataConfig
 from train import build_accelerator
 from vq.discriminator import DiscriminatorConfig
 from vq.loss import LossConfig

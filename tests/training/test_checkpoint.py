@@ -2,17 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from common.checkpoint import (
-    load_weights,
-    model_directory,
-    newest_checkpoint,
-    read_model,
-    replace_directory,
-    save_model,
-    warm_ema,
-)
 from common.errors import UserError
+from common.files import replace_directory
 from common.model_card import model_card
+from common.model_dir import load_weights, model_directory, read_model, save_model
+from common.optim import build_ema
+from training.checkpoint import newest_checkpoint
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -57,7 +52,7 @@ def test_newest_is_by_number_and_half_written_ones_do_not_count(tmp_path):
 
 def test_average_warms_up_and_follows():
     model = nn.Linear(1, 1, bias=False)
-    ema = warm_ema(model, decay=0.9)
+    ema = build_ema(model, decay=0.9)
     values, wanted = [1.0, 2.0, 4.0], None
     for n, value in enumerate(values):
         model.weight.data.fill_(value)

@@ -1,4 +1,4 @@
-"""Image data: the embedded digits, a folder of pictures or one of torchvision's sets, and the order of training."""
+"""Image data sets: the embedded digits, a folder of images, or one of torchvision's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from common.errors import UserError
-from common.imageio import SUFFIXES, read_image, to_model_mode, to_tensor
+from images.convert import from_8_bits, to_tensor
+from images.io import SUFFIXES, read_image
+from images.modes import to_model_mode
 
 log = logging.getLogger(__name__)
 Key = int | tuple[int, bool]
@@ -61,7 +63,7 @@ class ImageData(Dataset):
         pixels: uint8 `(N, C, S, S)`.
         class_names: sorted names; empty without classes.
         fingerprint: hexadecimal hash of what the set holds.
-        flip: whether training is to mirror pictures at random, which `StepSampler` does.
+        flip: whether training is to mirror pictures at random, which `the batch sampler` does.
         skipped: files that did not decode.
     """
 
@@ -76,7 +78,7 @@ class ImageData(Dataset):
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         index, mirrored = key if isinstance(key, tuple) else (key, False)
-        image = self.pixels[index].float() / 127.5 - 1
+        image = from_8_bits(self.pixels[index])
         return image.flip(-1) if mirrored else image, self.labels[index]
 
 
@@ -122,7 +124,7 @@ class ImageFiles(Dataset):
 Images = ImageData | ImageFiles
 
 
-class BothWays(Dataset):
+class WithFlips(Dataset):
     """Every picture of `images` as it is, and after them all of them mirrored."""
 
     def __init__(self, images: Images) -> None:
@@ -149,19 +151,19 @@ def load_images(config: DataConfig, split: str) -> Images:
     if not config.path or not root.is_dir():
         raise UserError(f"no folder '{config.path}': set data.path to a folder of pictures")
     if (root / "train").is_dir() and (root / "val").is_dir():
-        return _read_pictures(root / split, find_pictures(root / split), config, flip)
+        return _read_folder(root / split, find_images(root / split), config, flip)
     found = [
-        file for file in find_pictures(root) if (_share(file.relative_to(root)) < config.holdout) == (split == "val")
+        file for file in find_images(root) if (_share(file.relative_to(root)) < config.holdout) == (split == "val")
     ]
     if not found:
         raise UserError(f"too few pictures in {root} for the {split} split: change data.holdout or add pictures")
-    return _read_pictures(root, found, config, flip)
+    return _read_folder(root, found, config, flip)
 
 
 def load_folder(path: str | Path, image_size: int, channels: int) -> ImageData:
     """All pictures under `path`, without a split, in memory."""
     config = DataConfig(source="folder", path=str(path), image_size=image_size, channels=channels, in_memory=True)
-    images = _read_pictures(Path(path), find_pictures(Path(path)), config, flip=False)
+    images = _read_folder(Path(path), find_images(Path(path)), config, flip=False)
     assert isinstance(images, ImageData)
     return images
 
@@ -237,7 +239,7 @@ def _torchvision(config: DataConfig, split: str, flip: bool) -> ImageData:
     return ImageData(pixels, labels, names, digest.hexdigest(), [], flip)
 
 
-def find_pictures(root: Path) -> list[Path]:
+def find_images(root: Path) -> list[Path]:
     """All files under `root` with a picture's suffix, sorted. Raises UserError where there are none."""
     if not root.is_dir():
         raise UserError(f"no folder '{root}': check the path")
@@ -252,7 +254,7 @@ def _share(relative: Path) -> float:
     return int(hashlib.sha256(relative.as_posix().encode()).hexdigest()[:8], 16) / 16**8
 
 
-def _read_pictures(root: Path, found: list[Path], config: DataConfig, flip: bool) -> Images:
+def _read_folder(root: Path, found: list[Path], config: DataConfig, flip: bool) -> Images:
     # A class is a folder directly under the root; pictures lying in the root itself mean a flat folder.
     parents = [file.relative_to(root).parts[0] if file.parent != root else "" for file in found]
     class_names = [] if "" in parents else sorted(set(parents))
@@ -282,47 +284,3 @@ def _read_pictures(root: Path, found: list[Path], config: DataConfig, flip: bool
     if not in_memory:
         return ImageFiles(kept, labels, class_names, digest.hexdigest(), config, flip)
     return ImageData(stack_squares(squares), labels, class_names, digest.hexdigest(), skipped, flip)
-
-
-class StepSampler(Sampler[list[Key]]):
-    """Batches for steps start_step to stop_step - 1, each a function of (seed, step) alone.
-
-    Global batch s is slice [s B, (s + 1) B) of an endless row of permutations, one an epoch; process r takes rows
-    r, r + world_size, ... Resuming at a step therefore gives just the batches that an unbroken run would have met.
-    With `flip` they are pairs (number, whether mirrored), mirrored in half of all cases.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        batch_size: int,
-        seed: int,
-        start_step: int,
-        stop_step: int,
-        rank: int = 0,
-        world_size: int = 1,
-        flip: bool = False,
-    ) -> None:
-        if batch_size % world_size:
-            raise UserError(
-                f"batch_size {batch_size} does not divide among {world_size} processes: change train.batch_size"
-            )
-        self.length, self.batch_size, self.seed, self.flip = length, batch_size, seed, flip
-        self.steps, self.rank, self.world_size = range(start_step, stop_step), rank, world_size
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        epoch, permutation = -1, np.empty(0, dtype=np.int64)
-        for step in self.steps:
-            batch: list[Key] = []
-            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-                if position // self.length != epoch:
-                    epoch = position // self.length
-                    permutation = np.random.default_rng([self.seed, epoch]).permutation(self.length)
-                batch.append(int(permutation[position % self.length]))
-            if self.flip:
-                mirrored = np.random.default_rng([self.seed, step, 1]).random(len(batch)) < 0.5
-                batch = list(zip(batch, mirrored.tolist(), strict=True))  # type: ignore[arg-type]
-            yield batch[self.rank :: self.world_size]

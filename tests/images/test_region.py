@@ -6,20 +6,11 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from common.imageio import usual_mode
-from diffusion.canvas import (
-    Region,
-    blank_hidden,
-    colours,
-    cut_out,
-    extended,
-    mask_to_codes,
-    picture_mask,
-    region_around,
-    set_back,
-    whole_region,
-    without_seam,
-)
+from diffusion.editing import mask_to_codes
+from images.feather import blend_edge
+from images.mask import blank_hidden, image_mask
+from images.modes import flatten_alpha, usual_mode
+from images.region import Region, crop_region, extend_canvas, paste_region, region_around, whole_region
 
 
 def mask_of(shape, *boxes):
@@ -77,10 +68,10 @@ def test_what_is_cut_out_and_set_back_unpainted_is_the_picture_again(width, heig
     )
     mask = mask_of((height, width), (1, 1, min(6, width), 20))
     region = region_around(mask, 64, 8, fit)
-    window, hidden = cut_out(smooth, None, region, 3)
+    window, hidden = crop_region(smooth, None, region, 3)
     assert window.shape == (1, 3, *region.size) and hidden.shape == (1, *region.size) and not hidden.any()
     pixels = ((window[0] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    again = np.asarray(set_back(smooth, mask, Image.fromarray(pixels), region)).astype(int)
+    again = np.asarray(paste_region(smooth, mask, Image.fromarray(pixels), region)).astype(int)
     before = np.asarray(smooth).astype(int)
     assert np.array_equal(again[~mask], before[~mask])
     assert np.abs(again - before).max() <= (25 if region.scaled else 0)
@@ -93,7 +84,7 @@ def test_hidden_pixels_are_gone_before_anything_is_scaled():
     second = np.where(mask[..., None], rng.integers(0, 256, first.shape, np.uint8), first)
     for fit in (False, True):
         region = region_around(mask, 32, 4, fit)
-        (a, hidden), (b, _) = (cut_out(Image.fromarray(x), mask, region, 3) for x in (first, second))
+        (a, hidden), (b, _) = (crop_region(Image.fromarray(x), mask, region, 3) for x in (first, second))
         assert torch.equal(a, b) and hidden.any()
 
 
@@ -115,7 +106,7 @@ def test_modes_are_kept_and_alpha_only_given_up_where_transparency_was_the_mask(
     painted = Image.new("RGB", (32, 32), (10, 200, 30))
     region = Region((0, 0, 32, 32), (32, 32))
     for opaque in (False, True):
-        result = set_back(image, mask, painted, region, opaque=opaque)
+        result = paste_region(image, mask, painted, region, opaque=opaque)
         before, after = np.asarray(image), np.asarray(result)
         assert result.mode == mode and result.size == image.size and np.array_equal(after[~mask], before[~mask])
         grey = np.asarray(painted.convert("L"))[0, 0]
@@ -132,12 +123,12 @@ def test_a_feathered_edge_meets_the_kept_colours_and_reads_nothing_hidden():
     hidden = mask_of((20, 40), (10, 0, 40, 20))
     kept = np.full((20, 40), 100, np.uint8)
     drawn = np.full((20, 40), 160, np.uint8)
-    result = without_seam(drawn, kept, hidden, 8)
+    result = blend_edge(drawn, kept, hidden, 8)
     assert abs(int(result[10, 10]) - 100) <= 1 and (result[:, 18:] == 160).all()  # met at the seam, untouched inside
     assert (np.diff(result[10, 10:19].astype(int)) >= 0).all()
     other = np.where(hidden, 7, kept).astype(np.uint8)
-    assert np.array_equal(without_seam(drawn, other, hidden, 8), result)
-    assert np.array_equal(without_seam(drawn, kept, np.ones_like(hidden), 8), drawn)
+    assert np.array_equal(blend_edge(drawn, other, hidden, 8), result)
+    assert np.array_equal(blend_edge(drawn, kept, np.ones_like(hidden), 8), drawn)
 
 
 def test_masks_come_from_white_boxes_or_transparency():
@@ -145,16 +136,16 @@ def test_masks_come_from_white_boxes_or_transparency():
     image.paste((0, 0, 0, 0), (15, 5, 20, 10))
     white = Image.new("L", (20, 10))
     white.paste(255, (0, 0, 2, 2))
-    assert picture_mask(image, white).sum() == 4
-    assert picture_mask(image, white, [(4, 4, 6, 6), (5, 5, 7, 7)]).sum() == 4 + 7
-    assert picture_mask(image).sum() == 25 and picture_mask(image)[9, 19]
+    assert image_mask(image, white).sum() == 4
+    assert image_mask(image, white, [(4, 4, 6, 6), (5, 5, 7, 7)]).sum() == 4 + 7
+    assert image_mask(image).sum() == 25 and image_mask(image)[9, 19]
     for wrong, said in [
-        (lambda: picture_mask(image, Image.new("L", (10, 20))), "10 x 20"),
-        (lambda: picture_mask(image, Image.new("L", (20, 10))), "no white"),
-        (lambda: picture_mask(image, None, [(4, 4, 25, 6)]), "does not lie in"),
-        (lambda: picture_mask(image, None, [(6, 4, 6, 6)]), "does not lie in"),
-        (lambda: picture_mask(image.convert("RGB")), "give a mask or a box"),
-        (lambda: picture_mask(Image.new("RGBA", (4, 4), "red")), "no pixel"),
+        (lambda: image_mask(image, Image.new("L", (10, 20))), "10 x 20"),
+        (lambda: image_mask(image, Image.new("L", (20, 10))), "no white"),
+        (lambda: image_mask(image, None, [(4, 4, 25, 6)]), "does not lie in"),
+        (lambda: image_mask(image, None, [(6, 4, 6, 6)]), "does not lie in"),
+        (lambda: image_mask(image.convert("RGB")), "give a mask or a box"),
+        (lambda: image_mask(Image.new("RGBA", (4, 4), "red")), "no pixel"),
     ]:
         with pytest.raises(UserError, match=said):
             wrong()
@@ -162,12 +153,12 @@ def test_masks_come_from_white_boxes_or_transparency():
 
 def test_a_canvas_is_the_picture_with_its_edge_going_on():
     pixels = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    canvas, mask = extended(Image.fromarray(pixels), 1, 0, 2, 1)
+    canvas, mask = extend_canvas(Image.fromarray(pixels), 1, 0, 2, 1)
     assert np.asarray(canvas).tolist() == [[0, 0, 1, 2, 2, 2], [3, 3, 4, 5, 5, 5], [3, 3, 4, 5, 5, 5]]
     assert np.array_equal(np.asarray(canvas)[~mask], pixels.flatten()) and mask.sum() == 12
     for wrong in ((0, 0, 0, 0), (-1, 0, 4, 0)):
         with pytest.raises(UserError, match="at least one pixel"):
-            extended(Image.fromarray(pixels), *wrong)
+            extend_canvas(Image.fromarray(pixels), *wrong)
 
 
 def test_scaling_cuts_nothing_off_a_mask_that_spans_a_side():
@@ -185,9 +176,9 @@ def test_sixteen_bit_grey_is_taken_at_its_range_whatever_lies_under_the_mask():
     region = region_around(mask, 32, 4)
     results = []
     for pixels in (dark, bright):
-        window, _ = cut_out(Image.fromarray(pixels), mask, region, 1)
+        window, _ = crop_region(Image.fromarray(pixels), mask, region, 1)
         assert float(window.min()) == pytest.approx(200 / 257 // 1 / 127.5 - 1, abs=0.01)
-        results.append(np.asarray(set_back(Image.fromarray(pixels), mask, Image.new("L", (32, 32), 9), region)))
+        results.append(np.asarray(paste_region(Image.fromarray(pixels), mask, Image.new("L", (32, 32), 9), region)))
     assert np.array_equal(*results) and (results[0][mask] == 9 * 257).all() and (results[0][~mask] == 200).all()
 
 
@@ -208,31 +199,31 @@ def test_a_transparent_colour_stays_transparent(mode, tmp_path):
     key = {"L": image.getpixel((0, 0)), "RGB": (200, 0, 0), "P": image.getpixel((0, 0))}[mode]
     image.save(tmp_path / "in.png", transparency=key)
     image = Image.open(tmp_path / "in.png")
-    result = set_back(
+    result = paste_region(
         image, mask_of((20, 20), (10, 10, 15, 15)), Image.new("RGB", (32, 32)), Region((0, 0, 32, 32), (32, 32))
     )
     alpha = np.asarray(result.getchannel("A"))
     assert (alpha[:5, :5] == 0).all() and (alpha == 0).sum() == 25
-    assert picture_mask(image).sum() == 25
+    assert image_mask(image).sum() == 25
 
 
 def test_colours_are_those_seen_and_translucent_ones_their_own():
     image = Image.new("RGBA", (3, 1), (10, 20, 30, 255))
     image.putpixel((1, 0), (10, 20, 30, 64))
     image.putpixel((2, 0), (10, 20, 30, 0))
-    assert np.asarray(colours(image)).tolist() == [[[10, 20, 30], [10, 20, 30], [255, 255, 255]]]
+    assert np.asarray(flatten_alpha(image)).tolist() == [[[10, 20, 30], [10, 20, 30], [255, 255, 255]]]
 
 
 def test_a_mask_may_be_white_on_a_transparent_layer():
     layer = Image.new("RGBA", (20, 10))
     layer.paste("white", (0, 0, 4, 4))
-    assert picture_mask(Image.new("RGB", (20, 10)), layer).sum() == 16
+    assert image_mask(Image.new("RGB", (20, 10)), layer).sum() == 16
 
 
 def test_a_colour_profile_is_kept():
     image = Image.new("RGB", (20, 20))
     image.info["icc_profile"] = b"profile"
-    result = set_back(
+    result = paste_region(
         image, mask_of((20, 20), (1, 1, 3, 3)), Image.new("RGB", (32, 32)), Region((0, 0, 32, 32), (32, 32))
     )
     assert result.info["icc_profile"] == b"profile"
@@ -240,17 +231,17 @@ def test_a_colour_profile_is_kept():
 
 def test_absurd_numbers_are_cut_or_refused_at_once():
     with pytest.raises(UserError, match="million pixels"):
-        extended(Image.new("RGB", (32, 32)), 0, 0, 2_000_000_000, 0)
+        extend_canvas(Image.new("RGB", (32, 32)), 0, 0, 2_000_000_000, 0)
     hidden = mask_of((20, 40), (10, 0, 40, 20))
     flat = np.full((20, 40), 100, np.uint8)
-    assert np.array_equal(without_seam(flat, flat, hidden, 4_000_000_000), flat)
+    assert np.array_equal(blend_edge(flat, flat, hidden, 4_000_000_000), flat)
 
 
 def test_feathering_in_strips_is_feathering_at_once(monkeypatch):
     rng = np.random.default_rng(0)
     drawn, kept = (rng.integers(0, 256, (90, 70, 3), np.uint8) for _ in range(2))
     hidden = mask_of((90, 70), (20, 5, 60, 80), (2, 40, 30, 50))
-    whole = without_seam(drawn, kept, hidden, 4)
-    monkeypatch.setattr("diffusion.canvas.STRIP", 10)
-    assert np.array_equal(without_seam(drawn, kept, hidden, 4)[hidden], whole[hidden])
+    whole = blend_edge(drawn, kept, hidden, 4)
+    monkeypatch.setattr("images.feather.STRIP", 10)
+    assert np.array_equal(blend_edge(drawn, kept, hidden, 4)[hidden], whole[hidden])
     assert not np.array_equal(whole[hidden], drawn[hidden])

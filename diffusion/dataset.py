@@ -1,16 +1,16 @@
 """The encoded data set on disk: written once, memory-mapped afterwards.
 
 A folder `<output_dir>/codes/<key>/` holds codes.npy `(N, h, w)` uint16 or uint32, labels.npy `(N,)` int64 and meta.json.
-The key is a hash of the tokenizer's weights and of the data, so codes of another tokenizer are never met.
+The key is a hash of the tokenizer's weights and of the data, so codes of another tokenizer are never read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,7 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from common.errors import UserError
+from common.files import empty_temporary_directory, install_directory, temporary_path
+
+Encode = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> codes (B, h, w)
+Item = tuple[Tensor, Tensor]
 
 
 def codes_key(tokenizer_weights: Path, data_fingerprint: str) -> str:
@@ -31,33 +34,7 @@ def codes_key(tokenizer_weights: Path, data_fingerprint: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def split_codes(codes: Tensor, groups: int, vocab_size: int) -> Tensor:
-    """Codes `(...)` in [0, V^G) as G digits `(..., G)` in base V, the lowest first; unchanged for G = 1."""
-    if groups == 1:
-        return codes
-    place = vocab_size ** torch.arange(groups, device=codes.device)
-    return codes[..., None] // place % vocab_size
-
-
-def merge_codes(digits: Tensor, groups: int, vocab_size: int) -> Tensor:
-    """The inverse of `split_codes`."""
-    if groups == 1:
-        return digits
-    return (digits * vocab_size ** torch.arange(groups, device=digits.device)).sum(-1)
-
-
-def digit_base(codebook_size: int, groups: int) -> int:
-    """V with V^G = `codebook_size`. Raises UserError where there is none."""
-    base = round(codebook_size ** (1 / groups))
-    if base < 2 or base**groups != codebook_size:
-        raise UserError(
-            f"{codebook_size} codes cannot be split into {groups} equal parts: set prior.groups=1, or to a number G for "
-            "which the codebook size is a G-th power"
-        )
-    return base
-
-
-class EncodedImages(Dataset):
+class EncodedImages(Dataset[Item]):
     """Codes `(h, w)` int64 and their label, read from a folder that `encode_images` wrote."""
 
     def __init__(self, folder: Path) -> None:
@@ -67,14 +44,14 @@ class EncodedImages(Dataset):
     def __len__(self) -> int:
         return len(self.codes)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Item:
         codes = torch.from_numpy(self.codes[index].astype(np.int64))
         return codes, torch.tensor(self.labels[index])
 
 
 def encode_images(
-    images: Dataset,
-    encode: Callable[[Tensor], Tensor],
+    images: Dataset[Item],
+    encode: Encode,
     codebook_size: int,
     folder: Path,
     accelerator: Accelerator,
@@ -92,29 +69,30 @@ def encode_images(
 
 
 def _write(
-    images: Dataset,
-    encode: Callable[[Tensor], Tensor],
+    images: Dataset[Item],
+    encode: Encode,
     codebook_size: int,
     folder: Path,
     accelerator: Accelerator,
     batch_size: int,
 ) -> None:
     count = len(images)  # type: ignore[arg-type]
-    beside = folder.with_name(f".{folder.name}.partial")
+    part = temporary_path(folder)
     first = encode(images[0][0][None].to(accelerator.device))
     if accelerator.is_main_process:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        empty_temporary_directory(folder)
         dtype = np.uint16 if codebook_size <= 1 << 16 else np.uint32
-        np.lib.format.open_memmap(beside / "codes.npy", mode="w+", dtype=dtype, shape=(count, *first.shape[1:])).flush()
-        np.lib.format.open_memmap(beside / "labels.npy", mode="w+", dtype=np.int64, shape=(count,)).flush()
+        np.lib.format.open_memmap(part / "codes.npy", mode="w+", dtype=dtype, shape=(count, *first.shape[1:])).flush()
+        np.lib.format.open_memmap(part / "labels.npy", mode="w+", dtype=np.int64, shape=(count,)).flush()
     accelerator.wait_for_everyone()
 
-    codes = np.lib.format.open_memmap(beside / "codes.npy", mode="r+")
-    labels = np.lib.format.open_memmap(beside / "labels.npy", mode="r+")
+    codes = np.lib.format.open_memmap(part / "codes.npy", mode="r+")
+    labels = np.lib.format.open_memmap(part / "labels.npy", mode="r+")
     bounds = np.linspace(0, count, accelerator.num_processes + 1).astype(int)
     start, stop = bounds[accelerator.process_index], bounds[accelerator.process_index + 1]
-    loader: Iterable = DataLoader(Subset(images, range(start, stop)), batch_size=batch_size)
+    loader: Iterable[Item] = cast(
+        "Iterable[Item]", DataLoader(Subset(images, range(start, stop)), batch_size=batch_size)
+    )
     for batch, label in tqdm(loader, desc="encode", disable=not accelerator.is_main_process):
         codes[start : start + len(batch)] = encode(batch.to(accelerator.device)).cpu().numpy()
         labels[start : start + len(batch)] = label.numpy()
@@ -123,6 +101,6 @@ def _write(
     labels.flush()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        (beside / "meta.json").write_text(json.dumps({"count": count, "codebook_size": codebook_size}))
-        beside.rename(folder)
+        (part / "meta.json").write_text(json.dumps({"count": count, "codebook_size": codebook_size}))
+        install_directory(folder)
     accelerator.wait_for_everyone()

@@ -5,9 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from common.data import BothWays, DataConfig, ImageData, ImageFiles, StepSampler, load_folder, load_images
 from common.errors import UserError
-from common.imageio import read_image, save_png, to_pil, to_tensor
+from images.convert import to_pil, to_tensor
+from images.dataset import DataConfig, ImageData, ImageFiles, WithFlips, load_folder, load_images
+from images.io import read_image, save_png
+from training.batches import DeterministicBatchSampler
 
 
 def test_digits_are_split_fixed_and_stratified():
@@ -58,18 +60,18 @@ def test_empty_and_missing_folders(tmp_path):
 
 
 def test_resumed_batches_are_those_of_an_unbroken_run():
-    whole = list(StepSampler(10, 4, seed=1, start_step=0, stop_step=9))
-    assert list(StepSampler(10, 4, seed=1, start_step=5, stop_step=9)) == whole[5:]
+    whole = list(DeterministicBatchSampler(10, 4, seed=1, start_step=0, stop_step=9))
+    assert list(DeterministicBatchSampler(10, 4, seed=1, start_step=5, stop_step=9)) == whole[5:]
     assert sorted(i for batch in whole[:5] for i in batch) == sorted([*range(10)] * 2)  # two whole epochs
 
 
 def test_mirroring_is_drawn_by_step_and_not_by_what_came_before():
     data = load_images(DataConfig(), "val")
-    plain = [i for batch in StepSampler(20, 8, 1, 0, 40) for i in batch]
-    keys = [key for batch in StepSampler(20, 8, 1, 0, 40, flip=True) for key in batch]
+    plain = [i for batch in DeterministicBatchSampler(20, 8, 1, 0, 40) for i in batch]
+    keys = [key for batch in DeterministicBatchSampler(20, 8, 1, 0, 40, flip=True) for key in batch]
     assert [number for number, _ in keys] == plain and 0.4 < sum(mirrored for _, mirrored in keys) / 320 < 0.6
-    assert [k for batch in StepSampler(20, 8, 1, 25, 40, flip=True) for k in batch] == keys[25 * 8 :]
-    ranks = [list(StepSampler(20, 8, 1, 0, 3, rank, 2, flip=True)) for rank in (0, 1)]
+    assert [k for batch in DeterministicBatchSampler(20, 8, 1, 25, 40, flip=True) for k in batch] == keys[25 * 8 :]
+    ranks = [list(DeterministicBatchSampler(20, 8, 1, 0, 3, rank, 2, flip=True)) for rank in (0, 1)]
     assert sorted(ranks[0][0] + ranks[1][0]) == sorted(keys[:8])
     assert torch.equal(data[3, True][0], data[3][0].flip(-1)) and torch.equal(data[3, False][0], data[3][0])
     with pytest.raises(IndexError):
@@ -77,11 +79,11 @@ def test_mirroring_is_drawn_by_step_and_not_by_what_came_before():
 
 
 def test_processes_share_the_global_batch():
-    whole = list(StepSampler(10, 4, 1, 0, 3))
-    ranks = [list(StepSampler(10, 4, 1, 0, 3, rank, 2)) for rank in (0, 1)]
+    whole = list(DeterministicBatchSampler(10, 4, 1, 0, 3))
+    ranks = [list(DeterministicBatchSampler(10, 4, 1, 0, 3, rank, 2)) for rank in (0, 1)]
     assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == [sorted(batch) for batch in whole]
     with pytest.raises(UserError, match="processes"):
-        StepSampler(10, 3, 1, 0, 3, 0, 2)
+        DeterministicBatchSampler(10, 3, 1, 0, 3, 0, 2)
 
 
 def test_pixels_survive_the_round_trip_and_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -121,9 +123,9 @@ def test_a_folder_too_large_for_memory_is_read_when_asked(tmp_path, monkeypatch,
     assert torch.equal(lazy[4][0], lazy[5][0]) and torch.equal(lazy[0, True][0], lazy[0][0].flip(-1))
     with pytest.raises(IndexError):
         lazy[6]
-    monkeypatch.setattr("common.data.IN_MEMORY_LIMIT", 6 * 8 * 8 * 3 - 1)
+    monkeypatch.setattr("images.dataset.IN_MEMORY_LIMIT", 6 * 8 * 8 * 3 - 1)
     assert isinstance(load_images(DataConfig(**config), "train"), ImageFiles)
-    monkeypatch.setattr("common.data.IN_MEMORY_LIMIT", 6 * 8 * 8 * 3)
+    monkeypatch.setattr("images.dataset.IN_MEMORY_LIMIT", 6 * 8 * 8 * 3)
     assert isinstance(load_images(DataConfig(**config), "train"), ImageData)
 
 
@@ -163,7 +165,7 @@ def test_both_ways_is_every_picture_and_its_mirror_image(tmp_path):
             tmp_path / f"{index}.png"
         )
     images = load_folder(tmp_path, 16, 1)
-    both = BothWays(images)
+    both = WithFlips(images)
     assert len(both) == 6 and both.fingerprint != images.fingerprint
     for index in range(3):
         assert torch.equal(both[index][0], images[index][0]) and torch.equal(

@@ -1,0 +1,1 @@
+"""Training: the run of a configuration, its one loop, and what the loop needs."""
