@@ -279,7 +279,7 @@ def test_pictures_come_as_arrays_and_tensors_too():
         np.zeros((0, 3), np.uint8),
         grey.astype(int),
     ):
-        with pytest.raises(UserError, match="a picture"):
+        with pytest.raises(UserError, match="an image"):
             as_pil(wrong)
 
 

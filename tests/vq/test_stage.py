@@ -161,7 +161,7 @@ def test_after_too_many_skipped_steps_the_run_stops_with_one_line_and_a_good_che
         patch.setattr(TokenizerStage, "_generator_losses", fail_late)
         assert run_cli(train.main, arguments) == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error:")]
-    assert "3 steps running, up to step 6" in line and "step-4" in line and "learning_rate" in line
+    assert "3 steps in a row, up to step 6" in line and "step-4" in line and "learning_rate" in line
     rows = (tmp_path / "logs/tokenizer.jsonl").read_text().splitlines()
     assert '"skipped_steps": 2' in rows[-1]
     assert (tmp_path / "checkpoints/tokenizer/step-4/progress.json").is_file()
