@@ -243,7 +243,7 @@ def published_file(folder, layout, state):
 
 
 @pytest.fixture(autouse=True)
-def one_thread(two_threads):
+def one_thread(threads):
     torch.set_num_threads(1)  # layers this small are faster without a second one
 
 
