@@ -10,6 +10,7 @@ import torch
 import train
 from common.checkpoint import read_model, save_model
 from common.errors import run_cli
+from tests.float64 import float64
 from tests.tiny import TINY
 
 
@@ -31,6 +32,13 @@ def threads():
 def seeded():
     """The random numbers of a test do not depend on which tests ran before it, so that none fails by chance."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def in_float64():
+    """What the test loads and computes is in float64, see tests/float64.py."""
+    with float64():
+        yield
 
 
 @pytest.fixture(autouse=True)
