@@ -195,10 +195,12 @@ def test_a_turned_photograph_is_repainted_upright(tiny_run, tmp_path):
     assert Image.open(tmp_path / "out.png").size == (40, 60)
 
 
-def test_hostile_pictures_end_well_or_in_one_line(tiny_run):
-    from benchmarks.hostile import attack
+def test_hostile_pictures_end_well_or_in_one_line(tiny_run, monkeypatch):
+    from benchmarks import hostile
 
-    found = list(attack(str(tiny_run), [i for i in range(120) if i % 10 != 6]))  # the bombs are left to the benchmark
+    monkeypatch.setattr(hostile, "LIMIT_S", 60.0)  # the benchmark has a machine to itself, a test has not
+    numbers = [i for i in range(120) if i % 10 != 6]  # the bombs are left to the benchmark
+    found = list(hostile.attack(str(tiny_run), numbers))
     assert [what for *_, what in found if what] == []
     assert {code for _, code, _, _ in found} == {0, 2}
 
