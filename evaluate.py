@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from common.features import EfficientNetFeatures
-    from diffusion.pipeline import CodesToImages, ImageGenerator, Settings
+    from diffusion.request import CodesToImages
+    from diffusion.pipeline import ImageGenerator
+    from diffusion.settings import SamplingSettings
 
 log = logging.getLogger(__name__)
 SHOWN = 32  # pictures in <stem>-reconstructions.png
@@ -316,7 +318,7 @@ def score_likelihood(generator: ImageGenerator, found: Reconstruction, seed: int
     """Bound on the likelihood of the reference's codes, given their classes where the model knows the same ones."""
     import torch
 
-    from diffusion.loss import likelihood_bound
+    from diffusion.likelihood import likelihood_bound
     from diffusion.subcodes import split_codes
 
     assert found.codes is not None
@@ -344,7 +346,7 @@ def score_likelihood(generator: ImageGenerator, found: Reconstruction, seed: int
 def score_samples(
     args: argparse.Namespace,
     generator: ImageGenerator,
-    settings: Settings,
+    settings: SamplingSettings,
     extractor: EfficientNetFeatures,
     features: Tensor,
 ) -> dict[str, Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def run_schema() -> type:
     """The dataclass of a whole run's configuration; made here, where both packages meet, so that --help is quick."""
-    from diffusion.stage import PriorConfig
+    from diffusion.prior import PriorConfig
     from images.dataset import DataConfig
     from vq.tokenizer import TokenizerConfig
 

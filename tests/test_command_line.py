@@ -16,7 +16,8 @@ import sample
 import train
 from common.errors import run_cli
 from common.model_dir import read_model, save_model
-from diffusion.pipeline import ImageGenerator, Settings
+from diffusion.pipeline import ImageGenerator
+from diffusion.settings import SamplingSettings
 from diffusion.sampler import SAMPLERS
 from tests.tiny import TINY
 
@@ -255,7 +256,7 @@ def test_every_kind_of_prior_trains_draws_and_repaints(tiny_run, tmp_path, kind)
     if kind == "maskgit":  # equal weights that sum to 1: the head begins at zero, and all 16 codes at log 16
         assert lines[0]["loss"] == pytest.approx(np.log(16), rel=1e-3)
     generator = ImageGenerator.from_pretrained(tmp_path, "cpu")
-    drawn = generator.generate_codes(4, [1, 2], Settings(3, 2.0), seed=1)
+    drawn = generator.generate_codes(4, [1, 2], SamplingSettings(3, 2.0), seed=1)
     assert drawn.codes.shape == (4, 8, 8) and int(drawn.codes.min()) >= 0 and int(drawn.codes.max()) < 16
     assert drawn.network_calls.shape == (4,) and 1 <= int(drawn.network_calls.min()) <= 3
     image, mask = (Image.open(f"docs/images/{name}.png").convert("L") for name in ("digit", "digit-mask"))
@@ -329,7 +330,7 @@ def test_every_flag_acts(lively_run, tmp_path, setting):
 
 def test_skipping_calls_changes_no_code(lively_run, in_float64):
     generator = ImageGenerator.from_pretrained(lively_run, "cpu")
-    skipping, asking = (generator.generate_codes(6, [1, 2, 3], Settings(100, 2.0, skip=skip)) for skip in (True, False))
+    skipping, asking = (generator.generate_codes(6, [1, 2, 3], SamplingSettings(100, 2.0, skip=skip)) for skip in (True, False))
     assert torch.equal(skipping.codes, asking.codes)
     assert int(asking.network_calls.min()) == 100 and int(skipping.network_calls.max()) <= 64
 

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from diffusion.graph import Absorbing, Uniform
-from diffusion.loss import cross_entropy, head_cross_entropy, likelihood_bound, score_entropy, score_entropy_from_logits
+from diffusion.head import head_cross_entropy
+from diffusion.likelihood import likelihood_bound
+from diffusion.loss import cross_entropy, score_entropy, score_entropy_from_logits
 from tests.diffusion.exact import CLEAN as PAIRS
 from tests.diffusion.exact import JOINT, all_states, exact_log_clean, noised_table
 
