@@ -21,7 +21,6 @@ from tests.diffusion.exact import (
     constant_network,
     pair_table,
     state_of,
-    streams,
     total_variation,
 )
 

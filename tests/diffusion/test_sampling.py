@@ -101,7 +101,8 @@ OUT_OF_RANGE = {"churn": 0.0, "theta": 0.9, "choice_temperature": -1.0, "bound":
 
 
 @pytest.mark.parametrize(
-    ("name", "option"), [(name, option) for name in SAMPLERS for option in sampler_options(name) if option in OUT_OF_RANGE]
+    ("name", "option"),
+    [(name, option) for name in SAMPLERS for option in sampler_options(name) if option in OUT_OF_RANGE],
 )
 def test_options_out_of_range_are_refused(name, option):
     with pytest.raises(UserError, match=r"wanted|must"):
