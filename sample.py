@@ -305,10 +305,11 @@ def reconstruct(args: argparse.Namespace) -> None:
 
 def app(args: argparse.Namespace) -> None:
     """Serve the page until it is stopped."""
-    from app import serve
+    from app.bridge import Bridge
+    from app.server import serve
     from diffusion.pipeline import ImageGenerator
 
-    serve(ImageGenerator.from_pretrained(args.model, None, args.dtype), host=args.host, port=args.port)
+    serve(Bridge(ImageGenerator.from_pretrained(args.model, None, args.dtype)), host=args.host, port=args.port)
 
 
 def check_outputs(args: argparse.Namespace, suffix: str = ".png") -> None:
