@@ -14,9 +14,9 @@ from app.service import GenerationService, Update
 from app.status import REFUSED, WAITING, note, problem, problem_of
 from app.uploads import MASK_COLOR, open_image, upload_path
 
-# Handlers get what the browser sent as it came (preprocess=False) and check it themselves: gradio's own preprocessing
-# of a file leaves a temporary file behind.
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+# preprocess=False: the handlers get the values as the browser sent them and check everything themselves. gradio's own
+# preprocessing would leave a temporary file behind for each upload that it hands over.
 READING: dict[str, Any] = {"concurrency_id": "reading", "concurrency_limit": 1, "preprocess": False, **QUIET}
 GENERATING: dict[str, Any] = {"concurrency_id": "generating", "concurrency_limit": 1, "preprocess": False, **QUIET}
 OUTPUT_ONLY: dict[str, Any] = {"format": "png", "interactive": False, "elem_classes": "pixels"}
@@ -84,9 +84,9 @@ def add_repaint_tab(service: GenerationService) -> None:
     def open_files(image_file: object, mask_file: object = None) -> tuple[Any, str]:
         try:
             opened = open_image(upload_path(image_file), upload_path(mask_file), limits)
-        except Exception as error:
-            unchanged = mask_file is not None
-            return gr.skip() if unchanged else gr.HTML(image="", paint="", value=""), problem_of(error)
+        except Exception as error:  # a refused mask leaves the canvas as it is, a refused image empties it
+            canvas_update = gr.skip() if mask_file is not None else gr.HTML(image="", paint="", value="")
+            return canvas_update, problem_of(error)
         return gr.HTML(image=opened.image, paint=opened.mask, value=opened.mask), opened.status
 
     def open_new_image(image_file: object) -> tuple[Any, str, None]:
