@@ -24,6 +24,7 @@ class MoreSettings(SamplingSettings):
 
     sharpness: float = option(0.5, "how sharp", ["--sharpness"], low=0, high=1)
     rounds: int = option(3, "how many rounds", ["--rounds"], low=1)
+    shift: float = option(0.0, "how far", ["--shift"], high=5)
     palette: str = option("warm", "which colors", ["--palette"], choices=("warm", "cold"))
 
 
@@ -59,7 +60,7 @@ def test_steps_end_at_the_limit_of_the_page():
 
 def test_ranges_are_those_of_the_fields():
     controls = {field.name: setting_control(field, field.default, True) for field in setting_fields(MoreSettings)
-                if field.name in ("top_p", "temperature", "guidance_scale", "sharpness", "rounds")}  # fmt: skip
+                if field.name in ("top_p", "temperature", "guidance_scale", "sharpness", "rounds", "shift")}  # fmt: skip
     assert isinstance(controls["sharpness"], gr.Slider)
     assert (controls["sharpness"].minimum, controls["sharpness"].maximum) == (0, 1)
     assert (controls["top_p"].minimum, controls["top_p"].maximum) == (0.01, 1), "0 is not a valid top-p"
@@ -69,6 +70,7 @@ def test_ranges_are_those_of_the_fields():
     assert controls["guidance_scale"].minimum == 0
     assert controls["temperature"].minimum > 0
     assert (controls["rounds"].minimum, controls["rounds"].precision) == (1, 0)
+    assert (controls["shift"].minimum, controls["shift"].maximum) == (None, 5)
 
 
 def test_only_the_main_options_are_outside_the_accordion():
@@ -93,11 +95,8 @@ def test_controls_without_use_are_hidden():
 
 def test_a_field_of_a_subclass_appears_and_reaches_the_generator():
     generator = FakeGenerator(defaults=MoreSettings(num_inference_steps=2))
-    assert [field.name for field in offered_fields(generator, DEFAULT_LIMITS)][-3:] == [
-        "sharpness",
-        "rounds",
-        "palette",
-    ]
+    offered = [field.name for field in offered_fields(generator, DEFAULT_LIMITS)]
+    assert offered[-4:] == ["sharpness", "rounds", "shift", "palette"]
     with served(generator, port=free_port()) as url:
         client = Client(url)
         answer = client.ask(Client.GRID, {"number": 1, "grid-sharpness": 0.9, "grid-palette": "cold"})
