@@ -20,7 +20,7 @@ def samplers_for(graph: Graph) -> list[str]:
 class Bridge:
     def __init__(self, generator: ImageGenerator) -> None:
         self.generator, self.defaults = generator, SamplingSettings()
-        self.prior = SimpleNamespace(graph=generator.graph)
+        self.prior = SimpleNamespace(graph=generator.graph, grid=generator.grid)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.generator, name)
@@ -28,8 +28,12 @@ class Bridge:
     def settings(self, **options: object) -> SamplingSettings:
         return self.defaults.updated(options)
 
-    def generate(self, *args: Any, **options: Any) -> Any:
-        return self.generator.generate(*args, **{RENAMED.get(name, name): value for name, value in options.items()})
+    def generate(self, *args: Any, settings: SamplingSettings, **options: Any) -> Any:
+        return self.generator.generate(*args, **today(settings), **options)
 
-    def inpaint(self, *args: Any, **options: Any) -> Any:
-        return self.generator.inpaint(*args, **{RENAMED.get(name, name): value for name, value in options.items()})
+    def inpaint(self, *args: Any, settings: SamplingSettings, **options: Any) -> Any:
+        return self.generator.inpaint(*args, **today(settings), **options)
+
+
+def today(settings: SamplingSettings) -> dict[str, Any]:
+    return {RENAMED.get(name, name): value for name, value in vars(settings).items()}

@@ -44,7 +44,7 @@ def build_page(service: GenerationService) -> gr.Blocks:
 
 def describe_model(service: GenerationService) -> str:
     """One sentence about the model."""
-    tokenizer, (rows, columns) = service.generator.tokenizer, service.generator.grid
+    tokenizer, (rows, columns) = service.generator.tokenizer, service.generator.prior.grid
     text = (
         f"This model represents images of {tokenizer.image_size} x {tokenizer.image_size} pixels as "
         f"{columns} x {rows} codes from a codebook of {tokenizer.codebook_size:,}"

@@ -41,12 +41,10 @@ class Request:
 
     Attributes:
         label: a class number, RANDOM or IN_TURN.
-        options: sampling options by the names of the settings' fields; `settings` is what they lead to.
     """
 
     label: int
     seed: int
-    options: dict[str, object]
     settings: SamplingSettings
 
 
@@ -123,7 +121,7 @@ class GenerationService:
         def inpaint(on_step_end: StepEnd) -> list[Image.Image]:
             return self.generator.inpaint(
                 image, mask, count, self.class_labels(request.label),
-                seed=request.seed, fit=bool(fit), callback_on_step_end=on_step_end, **request.options,
+                fit=bool(fit), seed=request.seed, settings=request.settings, callback_on_step_end=on_step_end,
             )  # fmt: skip
 
         results = yield from self._run(inpaint, request, count)
@@ -139,7 +137,7 @@ class GenerationService:
         def generate(on_step_end: StepEnd) -> list[Image.Image]:
             return self.generator.generate(
                 count, self.class_labels(request.label),
-                seed=request.seed, callback_on_step_end=on_step_end, **request.options,
+                seed=request.seed, settings=request.settings, callback_on_step_end=on_step_end,
             )  # fmt: skip
 
         results = yield from self._run(generate, request, count)
@@ -152,14 +150,13 @@ class GenerationService:
         Args:
             label: a class number, RANDOM or IN_TURN.
             seed: a whole number from 0 to MAX_SEED.
-            options: sampling options; the model's generation defaults stand for the others.
+            options: sampling options by the names of the settings' fields; the others have the model's generation defaults.
         """
         settings = self.generator.settings(**options)
         whole_number("steps", settings.num_inference_steps, 1, self.limits.steps)
         return Request(
             whole_number("label", label, IN_TURN, len(self.generator.class_names) - 1),
             whole_number("seed", seed, 0, MAX_SEED),
-            dict(options),
             settings,
         )
 

@@ -17,8 +17,8 @@ SETTINGS = SamplingSettings(num_inference_steps=4)
 class FakeGenerator:
     def __init__(self, classes=("round", "long"), graph=Absorbing, defaults=SETTINGS, pause=0.0):
         self.tokenizer = SimpleNamespace(image_size=32, channels=1, downsample=4, codebook_size=16)
-        self.grid, self.class_names, self.prior = (8, 8), list(classes), SimpleNamespace(graph=graph(16))
-        self.guided, self.defaults = bool(classes), defaults
+        self.prior = SimpleNamespace(graph=graph(16), grid=(8, 8))
+        self.class_names, self.guided, self.defaults = list(classes), bool(classes), defaults
         self.pause = pause  # seconds per step
         self.failure = None  # raised in the next step
         self.calls = []  # the keyword arguments of each call
@@ -29,11 +29,11 @@ class FakeGenerator:
         return self.defaults.updated(options)
 
     def generate(self, n, class_labels, *, callback_on_step_end, **options):
-        self.sample(n, class_labels, callback_on_step_end, options)
+        self.sample(n, callback_on_step_end, {"class_labels": class_labels, **options})
         return [Image.new("L", (32, 32), 40 * (i % 5)) for i in range(n)]
 
     def inpaint(self, image, mask_image, n, class_labels, *, callback_on_step_end, **options):
-        self.sample(n, class_labels, callback_on_step_end, options)
+        self.sample(n, callback_on_step_end, {"class_labels": class_labels, **options})
         white = np.asarray(mask_image.convert("L")) >= 128
         results = []
         for variant in range(n):
@@ -42,9 +42,9 @@ class FakeGenerator:
             results.append(Image.fromarray(pixels))
         return results
 
-    def sample(self, n, class_labels, callback_on_step_end, options):
-        self.calls.append({"class_labels": class_labels, **options})
-        steps = options.get("num_inference_steps", self.defaults.num_inference_steps)
+    def sample(self, n, callback_on_step_end, options):
+        self.calls.append(options)
+        steps = options["settings"].num_inference_steps
         with self.lock:
             self.running += 1
             self.most_running = max(self.most_running, self.running)

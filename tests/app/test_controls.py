@@ -104,6 +104,6 @@ def test_a_field_of_a_subclass_appears_and_reaches_the_generator():
         metadata = Image.open(io.BytesIO(client.fetch(path).content)).info
         refused = client.ask(Client.GRID, {"number": 1, "grid-palette": "green"})
     (call,) = generator.calls
-    assert (call["sharpness"], call["rounds"], call["palette"]) == (0.9, 3, "cold")
+    assert call["settings"] == MoreSettings(num_inference_steps=2, sharpness=0.9, palette="cold")
     assert (metadata["sharpness"], metadata["rounds"], metadata["palette"]) == ("0.9", "3", "cold")
     assert "unknown palette 'green': known are warm, cold" in refused

@@ -28,7 +28,8 @@ def test_variants_differ_only_inside_the_mask(tmp_path, service):
         assert same_outside(image, result, mask)
         assert changed_inside(image, result, mask) == 1
     assert len({result.tobytes() for result in results}) == 3
-    assert service.generator.calls == [{"class_labels": 1, "seed": 7, "fit": True, **options}]
+    settings = service.generator.settings(**options)
+    assert service.generator.calls == [{"class_labels": 1, "fit": True, "seed": 7, "settings": settings}]
 
 
 def test_results_hold_their_settings(service):
