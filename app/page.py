@@ -32,7 +32,8 @@ def build_page(service: GenerationService) -> gr.Blocks:
     """The page, not yet served. One request at a time reaches the model."""
     limits = service.limits
     kept_seconds = limits.keep_hours * 3600
-    with gr.Blocks(title="smalti", analytics_enabled=False, delete_cache=(CLEAN_UP_SECONDS, kept_seconds)) as page:
+    page = gr.Blocks(title="smalti", analytics_enabled=False, delete_cache=(CLEAN_UP_SECONDS, kept_seconds))
+    with page:
         gr.Markdown(f"# smalti\n{describe_model(service)}", elem_id="title")
         with gr.Tab("Repaint"):
             add_repaint_tab(service)
