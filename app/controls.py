@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
-from app.bridge import samplers_for
 from app.service import IN_TURN, MAX_SEED, RANDOM
 from app.uploads import Limits
+from diffusion.sampler import samplers_for
 from diffusion.settings import SettingField, SettingValue, setting_fields
 
 if TYPE_CHECKING:

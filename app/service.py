@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffusion.pipeline import ImageGenerator
+    from diffusion.request import StepEnd
     from diffusion.settings import SamplingSettings
 
 RANDOM, IN_TURN = -1, -2  # labels besides the class numbers
 MAX_SEED = 2**32 - 1
 MAX_COLUMNS = 16  # a grid has one column per class up to this number of classes
 PREVIEW_FRACTION = 0.2  # most of the sampling time that previews may take
-StepEnd = Callable[["ImageGenerator", int, float, dict[str, "Tensor"]], None]
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,11 @@ def browser():
 
 @pytest.fixture(scope="module")
 def address(browser, tiny_run):
-    from app.bridge import Bridge
     from app.server import served
     from diffusion.pipeline import ImageGenerator
     from tests.app.client import free_port
 
-    with served(Bridge(ImageGenerator.from_pretrained(tiny_run, "cpu")), port=free_port()) as url:
+    with served(ImageGenerator.from_pretrained(tiny_run, "cpu"), port=free_port()) as url:
         yield url
 
 

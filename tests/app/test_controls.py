@@ -8,11 +8,11 @@ from PIL import Image
 pytest.importorskip("gradio", reason="the page's tests need gradio: pip install -e '.[app]'")
 import gradio as gr
 
-from app.bridge import samplers_for
 from app.controls import MAIN, add_controls, offered_fields, setting_control
 from app.server import served
 from app.uploads import DEFAULT_LIMITS, Limits
 from diffusion.graph import Absorbing, Uniform
+from diffusion.sampler import samplers_for
 from diffusion.settings import SamplingSettings, option, setting_fields
 from tests.app.client import Client, free_port
 from tests.app.fake_generator import FakeGenerator
