@@ -181,7 +181,7 @@ def run_stage(
                 save(good)
             raise UserError(skips.message(done))
         if done % train.log_every == 0 or done == train.steps:
-            values = {name: float(value) for name, value in metrics.items()} | stage.take_window()
+            values = {name: float(value) for name, value in metrics.items()} | stage.pop_metrics()
             if skips.total:
                 values["skipped_steps"] = skips.total
             note(done, values)
@@ -191,7 +191,7 @@ def run_stage(
     if accelerator.is_main_process:
         scores = stage.evaluate(evaluation)
         note(train.steps, {f"held_out_{name}": value for name, value in scores.items()})
-        stage.export(output_dir / stage.name, extra | {"held_out": scores})
+        stage.export(output_dir / stage.name, extra | {"validation": scores})
         write_model_card(output_dir)
         draw_curves(output_dir / "logs", output_dir / "curves.png")
         accelerator.print(f"{stage.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))

@@ -36,9 +36,11 @@ def model_card(name: str, stages: dict[str, dict[str, Any]]) -> str:
     ]
     for stage, config in stages.items():
         lines += [f"## {stage}", "", "| | |", "|---|---|"]
-        lines += [f"| {key} | {_cell(value)} |" for key, value in config.items() if key not in ("held_out", "data_key")]
-        lines += ["", "On held-out pictures:", "", "| score | value |", "|---|---|"]
-        lines += [f"| {score} | {value:.4g} |" for score, value in config.get("held_out", {}).items()] + [""]
+        hidden = ("validation", "held_out", "data_key")
+        lines += [f"| {key} | {_cell(value)} |" for key, value in config.items() if key not in hidden]
+        scores = config.get("validation", config.get("held_out", {}))  # "held_out" in models of an older version
+        lines += ["", "On validation images:", "", "| score | value |", "|---|---|"]
+        lines += [f"| {score} | {value:.4g} |" for score, value in scores.items()] + [""]
     if "prior" in stages:
         lines += ["## Use", "", f"    python sample.py grid --model {name} --out grid.png", ""]
     lines += ["The weights are safetensors; nothing here is unpickled.", ""]

@@ -280,7 +280,7 @@ def test_bound_on_held_out_digits_falls_with_training_and_stays_above_their_entr
         ]
         more += [f"prior.train.steps={steps}", "prior.train.ema_decay=0.5", "prior.train.checkpoint_every=1000"]
         assert run_cli(train.main, ["prior", *CONFIG, f"output_dir={folder}", *TINY, *more]) == 0
-        bits.append(json.loads((folder / "prior/config.json").read_text())["held_out"]["bits_per_code"])
+        bits.append(json.loads((folder / "prior/config.json").read_text())["validation"]["bits_per_code"])
     # 50 held-out pictures a class, all different: no model can give them less than log2 50 bits each on average.
     entropy = np.log2(50) / 64
     assert entropy < bits[1] < bits[0] - 0.3 and bits[0] < 4.6  # 16 codes: 4 bits at the start

@@ -138,7 +138,7 @@ class TokenizerStage:
             loss = loss + self.loss.r1_weight * self.loss.r1_every * metrics["loss_r1"]
         return metrics, loss
 
-    def take_window(self) -> dict[str, float]:
+    def pop_metrics(self) -> dict[str, float]:
         """Share of codes used and perplexity, over all processes, since the last call. All processes call this together."""
         counts = self.accelerator.reduce(self.counts, "sum")
         self.counts.zero_()
