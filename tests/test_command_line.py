@@ -373,7 +373,7 @@ def bad_inputs(run: Path, uniform: Path, tmp: Path) -> dict[str, tuple]:
         "wrong type": (train, ["prior", *CONFIG, "prior.width=wide"], "prior.width"),
         "section that is none": (train, ["prior", "--config", str(tmp / "flat.yaml")], "flat.yaml"),
         "no configuration": (train, ["prior", "--config", "none.yaml"], "none.yaml"),
-        "no pictures": (train, ["tokenizer", *CONFIG, here, "data.source=folder", f"data.path={tmp / 'empty'}"], "no pictures"),
+        "no pictures": (train, ["tokenizer", *CONFIG, here, "data.source=folder", f"data.path={tmp / 'empty'}"], "no images"),
         "no folder": (train, ["tokenizer", *CONFIG, here, "data.source=folder", "data.path=nowhere"], "nowhere"),
         "no tokenizer": (train, ["prior", *CONFIG, here], "no trained tokenizer"),
         "other shape": (train, ["tokenizer", *CONFIG, f"output_dir={run}", *TINY, "tokenizer.width=12"], "does not fit"),
