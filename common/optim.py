@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
-
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
@@ -19,7 +17,7 @@ def build_ema(model: nn.Module, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def average(averaged: Any, current: Any, updates: Any) -> None:
+    def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
         n = float(updates)
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
 

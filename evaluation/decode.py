@@ -11,7 +11,7 @@ from common.errors import UserError
 from images.convert import to_8_bits
 
 if TYPE_CHECKING:
-    from diffusion.pipeline import CodesToImages
+    from diffusion.request import CodesToImages
 
 
 def decode_pixels(tokenizer: CodesToImages, codes: Tensor) -> Tensor:

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from diffusion.loss import likelihood_bound
-from diffusion.subcodes import split_codes
 from evaluation.report import Part
 
 if TYPE_CHECKING:
@@ -34,17 +32,14 @@ def score_likelihood(generator: ImageGenerator, codes: Tensor, classes: Sequence
         seed: of the noise.
     """
     labels = class_labels(classes, generator.class_names)
-    subcodes = split_codes(codes.to(generator.device), generator.groups, generator.vocab_size)
-    bound = likelihood_bound(
-        generator.prior, generator.graph, subcodes, labels.to(generator.device), torch.Generator().manual_seed(seed),
-        raw_score=generator.config["parametrization"] == "score",
-    )  # fmt: skip
-    nats, error = bound.nats * generator.groups, bound.standard_error * generator.groups
+    bound = generator.prior.likelihood(
+        codes.to(generator.device), labels.to(generator.device), torch.Generator().manual_seed(seed)
+    )
     dimensions = generator.tokenizer.channels * generator.tokenizer.downsample**2  # numbers that one code stands for
     return {
         "what": "upper bound on -log p(codes | class) of the reference's codes",
-        "nats_per_code": nats,
-        "bits_per_code": nats / math.log(2),
-        "bits_per_code_standard_error": error / math.log(2),
-        "bits_per_dimension": nats / math.log(2) / dimensions,
+        "nats_per_code": bound.nats,
+        "bits_per_code": bound.nats / math.log(2),
+        "bits_per_code_standard_error": bound.standard_error / math.log(2),
+        "bits_per_dimension": bound.nats / math.log(2) / dimensions,
     }

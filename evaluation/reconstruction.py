@@ -21,7 +21,7 @@ from evaluation.report import Part, frechet_part
 from images.convert import from_8_bits
 
 if TYPE_CHECKING:
-    from diffusion.pipeline import CodesToImages
+    from diffusion.request import CodesToImages
 
 MIN_SSIM_SIZE = 11  # the side of its window
 

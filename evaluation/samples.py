@@ -12,11 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common.errors import UserError
 from common.features import EfficientNetFeatures
 from common.metrics import frechet_distance
-from diffusion.pipeline import Settings
-from diffusion.sampler import SAMPLERS, parse_options
 from diffusion.settings import SamplingSettings
 from evaluation.decode import decode_pixels
 from evaluation.report import Part, frechet_part
@@ -39,7 +36,7 @@ def choose_settings(generator: ImageGenerator, directory: Path, options: Mapping
     has_defaults = (directory / "prior" / "generation.json").is_file()
     if not has_defaults:
         given.setdefault("guidance_scale", GUIDANCE_SCALE if generator.guided else 1.0)
-    settings = checked_settings(generator, given)
+    settings = generator.settings(**given)
     source = "generation.json" if has_defaults else "evaluate.py, as the model has no generation.json"
     print(
         f"note: samples use {settings.sampler}, {settings.num_inference_steps} steps, guidance {settings.guidance_scale:g}; "
@@ -47,14 +44,6 @@ def choose_settings(generator: ImageGenerator, directory: Path, options: Mapping
         file=sys.stderr,
     )
     return settings
-
-
-def checked_settings(generator: ImageGenerator, given: Mapping[str, object]) -> SamplingSettings:
-    """TEMPORARY."""
-    settings = SamplingSettings().updated(given)
-    if settings.sampler not in SAMPLERS:
-        raise UserError(f"unknown sampler '{settings.sampler}': known are {', '.join(SAMPLERS)}")
-    return settings.updated({"sampler_options": parse_options(settings.sampler, settings.sampler_options)})
 
 
 def score_samples(
@@ -76,20 +65,7 @@ def score_samples(
     labels = range(len(generator.class_names)) if generator.class_names else None
     with tqdm(total=count, desc="sample", unit="image") as bar:
         for first in range(0, count, BATCH_SIZE):
-            old = Settings(
-                settings.num_inference_steps,
-                settings.guidance_scale,
-                settings.sampler,
-                settings.sampler_options,
-                settings.time_spacing,
-                settings.guidance_ramp,
-                settings.guidance_interval,
-                settings.temperature,
-                settings.top_p,
-                settings.skip_unchanged,
-                settings.large_grids,
-            )
-            batch = generator.generate_codes(min(BATCH_SIZE, count - first), labels, old, seed, first=first)
+            batch = generator.sample_codes(min(BATCH_SIZE, count - first), labels, settings, seed, first)
             with torch.no_grad():
                 images = from_8_bits(decode_pixels(generator.tokenizer, batch.codes))
                 features.append(extractor(images).cpu())
