@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+import common.features
 from common.features import InceptionFeatures, WeightsMissing
 from tests.evaluation.made import INCEPTION, StubInception
 
