@@ -237,7 +237,7 @@ def score_reconstruction(
 
     from common.features import InceptionFeatures
     from common.metrics import codebook_use, frechet_distance, psnr, ssim
-    from vq.loss import load_downloaded
+    from vq.perceptual import load_downloaded
 
     size = tokenizer.image_size
     lpips, lpips_missing = None, "VGG-16 takes pictures of at least 16 pixels a side: it halves them four times"

