@@ -26,7 +26,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import sample
-from app import DEFAULT_LIMITS, Studio
+from app.uploads import DEFAULT_LIMITS, open_image
 from common.errors import run_cli
 
 LIMIT_S, LIMIT_BYTES = 5.0, 2 << 30
@@ -182,7 +182,7 @@ def command_for(index: int, model: str, path: Path, folder: Path) -> list[str]:
 
 def upload(arguments: Sequence[str]) -> None:
     """What the page does with an upload before anyone may paint on it: judge, decode, show."""
-    Studio(None, DEFAULT_LIMITS, Path()).open_picture(arguments[1])
+    open_image(arguments[1], None, DEFAULT_LIMITS)
 
 
 def attack(model: str, numbers: Sequence[int]) -> Iterator[tuple[str, int, float, str]]:

@@ -40,8 +40,13 @@ def to_8_bits(images: Tensor) -> Tensor:
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """8-bit PIL images of float images `(B, C, H, W)`, clamped to [-1, 1]. The mode is "L" for C = 1 and "RGB" for C = 3."""
-    arrays = to_8_bits(images.cpu()).permute(0, 2, 3, 1).numpy()
+    """8-bit PIL images of float images `(B, C, H, W)`, clamped to [-1, 1], in the modes of `pixels_to_pil`."""
+    return pixels_to_pil(to_8_bits(images.cpu()))
+
+
+def pixels_to_pil(pixels: Tensor) -> list[Image.Image]:
+    """8-bit PIL images of uint8 pixels `(B, C, H, W)`. The mode is "L" for C = 1 and "RGB" for C = 3."""
+    arrays = pixels.cpu().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array) for array in arrays]
 
 

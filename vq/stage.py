@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from common.metrics import codebook_use, psnr
@@ -152,14 +151,14 @@ class TokenizerStage:
             loss = loss + self.loss.r1_weight * self.loss.r1_every * metrics["loss_r1"]
         return metrics, loss
 
-    def take_window(self) -> dict[str, float]:
+    def pop_metrics(self) -> dict[str, float]:
         """Fraction of codes used and perplexity, over all processes, since the last call. All processes call this together."""
         counts = self.accelerator.reduce(self.counts, "sum")
         self.counts.zero_()
         return codebook_use(counts.cpu()) if int(counts.sum()) else {}
 
     @torch.no_grad()
-    def evaluate(self, loader: DataLoader[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    def evaluate(self, loader: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """PSNR in dB, fraction of codes used and perplexity on validation images, with the EMA weights."""
         tokenizer = self._ema_tokenizer().eval()
         counts = torch.zeros(tokenizer.codebook_size, dtype=torch.int64)
