@@ -35,7 +35,8 @@ from common.config import load_config
 from common.errors import ArgumentParser, UserError, run_cli
 from train import run_schema
 from vq.discriminator import build_discriminator
-from vq.loss import EfficientNetDistance, LPIPSDistance, ResNetLogitDistance, r1_penalty
+from vq.loss import r1_penalty
+from vq.perceptual import EfficientNetDistance, LPIPSDistance, ResNetLogitDistance
 from vq.quantizer import QuantizerConfig, build_quantizer
 from vq.tokenizer import Tokenizer, TokenizerConfig
 

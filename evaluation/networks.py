@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from common.features import EfficientNetFeatures, InceptionFeatures, WeightsMissing
-from vq.loss import load_downloaded
+from vq.perceptual import load_downloaded
 
 log = logging.getLogger(__name__)
 MIN_LPIPS_SIZE = 16

@@ -1,1 +1,1 @@
-"""Images in and out: files, colour modes, masks, regions and data sets. Knows no codes."""
+"""Images: files, colour modes, masks, regions and data sets. This package knows nothing of codes."""

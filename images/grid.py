@@ -1,4 +1,4 @@
-"""Image grids: several images in one."""
+"""Image grids: several images of one size, arranged in one image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 
 def image_grid(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
-    """Images of one size, row by row in `columns` columns, `gap` white pixels apart."""
+    """One image that shows `images` row by row in `columns` columns, with `gap` white pixels between them."""
     width, height = images[0].size
     rows = -(-len(images) // columns)
     size = (columns * (width + gap) - gap, rows * (height + gap) - gap)
@@ -20,7 +20,7 @@ def image_grid(images: Sequence[Image.Image], columns: int, gap: int = 2) -> Ima
 
 
 def paired_grid(above: Sequence[Image.Image], below: Sequence[Image.Image], columns: int, gap: int = 2) -> Image.Image:
-    """Images of one size in at most `columns` columns, each of `above` over its own of `below`."""
+    """One image that shows each image of `above` over the image of `below` at the same index, in at most `columns` columns."""
     columns = min(columns, len(above))
     blank = Image.new(above[0].mode, above[0].size, "white")
     cells: list[Image.Image] = []

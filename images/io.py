@@ -1,4 +1,7 @@
-"""Image files: reading with one set of limits, writing whole or not at all."""
+"""Reading and writing of image files.
+
+All files are read by one function with the same limits. A file is written completely or not at all.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
@@ -15,34 +18,37 @@ from common.errors import UserError
 from common.files import replace_file
 from images.modes import usual_mode
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # not PostScript, which Pillow hands to an interpreter
+# PostScript is left out: Pillow runs Ghostscript on such files, which executes the programs in them.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-# what Pillow's decoders raise for damaged files
+# Exceptions of Pillow's decoders for damaged files.
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error, IndexError, KeyError, TypeError,
            OverflowError, AttributeError, ZeroDivisionError, NotImplementedError, zlib.error)  # fmt: skip
-FAST_PIXELS = 4_000_000  # larger PNGs are compressed less
-MAX_PIXELS = 25_000_000  # of an image that is read, 6,000 x 4,000 and a little: memory stays below 2 GB
+FAST_PIXELS = 4_000_000  # PNG files of larger images are compressed less, because the usual level takes seconds
+MAX_PIXELS = 25_000_000  # of an image that is read, a little more than 6,000 x 4,000: keeps memory below 2 GB
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """The decoded image, turned as its EXIF orientation says; of an animation the first frame.
+    """The decoded image, rotated by its EXIF orientation; the first frame of an animation.
+
+    The mode is one of Pillow's 8-bit modes or "I;16", see `images.modes.usual_mode`.
 
     Raises:
-        UserError: the file is missing or damaged, or has more than MAX_PIXELS.
+        UserError: the file is missing, damaged or in Lab colours, or the image has more than MAX_PIXELS pixels.
     """
     path = Path(path)
     try:
         if not path.is_file():
             raise UserError(f"no image {path}: {'it is a folder; name a file' if path.is_dir() else 'check the path'}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is lower than Pillow's limit
             with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UserError(
                         f"{path} is {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million: "
                         "make it smaller or crop it"
                     )
-                if image.mode == "LAB":  # Pillow does not convert it
+                if image.mode == "LAB":  # Pillow cannot convert it to RGB
                     raise UserError(f"{path} is in Lab colours: save it again as an RGB image, such as PNG")
                 image.load()
                 return usual_mode(ImageOps.exif_transpose(image.copy()))
@@ -53,13 +59,15 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def check_writable(path: str | Path, suffix: str = ".png") -> None:
-    """Raise UserError unless a file ending in `suffix` can be written at `path`. Missing parent folders are made.
+    """Check that a file with the name `path` can be written; missing parent folders are created.
 
-    Names that the system refuses raise OSError, which `common.errors.run_cli` turns into one line.
+    Raises:
+        UserError: the name does not end in `suffix`, it is a folder, or its folder cannot be created or written to.
+        OSError: the operating system refuses the name; `common.errors.run_cli` prints it in one line.
     """
     path = Path(path)
     if path.suffix.lower() != suffix:
-        raise UserError(f"cannot write {path}: the format is {suffix[1:].upper()}, so end its name in {suffix}")
+        raise UserError(f"cannot write {path}: the format is {suffix[1:].upper()}; give a name that ends in {suffix}")
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder; name a file")
     try:
@@ -70,20 +78,32 @@ def check_writable(path: str | Path, suffix: str = ".png") -> None:
         raise UserError(f"cannot write {path}: no permission in {path.parent}; choose another folder")
 
 
-def save_png(image: Image.Image, path: str | Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a PNG with text `metadata`; `path` holds either its old content or the whole new image."""
+def save_png(image: Image.Image, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a PNG file with text `metadata`. If writing fails, an existing file is not changed.
+
+    Raises:
+        UserError: `path` cannot be written.
+    """
     check_writable(path)
     info = PngImagePlugin.PngInfo()
     for key, value in (metadata or {}).items():
         info.add_text(key, value)
-    level = 6 if image.width * image.height <= FAST_PIXELS else 1  # above, the usual level takes seconds
+    level = 6 if image.width * image.height <= FAST_PIXELS else 1
     replace_file(Path(path), lambda part: image.save(part, format="PNG", pnginfo=info, compress_level=level))
 
 
 def save_gif(frames: Sequence[Image.Image], path: str | Path, milliseconds: int = 120, last: int = 1500) -> None:
-    """Write an endless animation: `milliseconds` a frame, `last` for the last one; whole or not at all."""
+    """Write an endless GIF animation. If writing fails, an existing file is not changed.
+
+    Args:
+        milliseconds: duration of each frame except the last.
+        last: duration of the last frame in milliseconds.
+
+    Raises:
+        UserError: `path` cannot be written.
+    """
     check_writable(path, ".gif")
-    # A palette for each frame: one for all would come from the first frame, which is all masked.
+    # Each frame has its own palette. A common one would be that of the first frame, in which all codes are masked.
     pages = [frame.convert("RGB").quantize(255, dither=Image.Dither.NONE) for frame in frames]
     durations = [milliseconds] * (len(pages) - 1) + [last]
     replace_file(

@@ -1,6 +1,7 @@
-"""Masks: which pixels of an image are hidden from the model and painted anew.
+"""Masks: the pixels of an image that the model does not see and repaints.
 
-Boxes are (left, top, right, bottom) in pixels, right and bottom not included. Masks are bool `(H, W)`, True where repainted.
+A mask is a bool array (H, W), True where pixels are repainted. A box is (left, top, right, bottom) in pixels, without the
+column `right` and the row `bottom`.
 """
 
 from __future__ import annotations
@@ -8,33 +9,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
 from common.errors import UserError
-from images.convert import Array
 from images.modes import to_model_mode, writable_mode
 
 Box = tuple[int, int, int, int]
+Mask = npt.NDArray[np.bool_]
 
 
-def image_mask(image: Image.Image, mask_image: Image.Image | None = None, boxes: Sequence[Box] = ()) -> Array:
-    """The mask of an image: white of `mask_image` (128 and above) and `boxes`, or without both the transparent pixels.
+def image_mask(image: Image.Image, mask_image: Image.Image | None = None, boxes: Sequence[Box] = ()) -> Mask:
+    """The mask `(H, W)` of an image: the white pixels of `mask_image` and the pixels in `boxes`.
+
+    Without mask image and boxes, it is the transparent pixels of `image`.
+
+    Args:
+        mask_image: an image of the same size; grey levels of 128 and above count as white, transparent pixels as black.
 
     Raises:
-        UserError: a mask of another size, a box outside the image, no transparency where it is needed, an empty mask.
+        UserError: the mask image has another size, a box is not inside the image, or no pixel is selected.
     """
     mask = np.zeros((image.height, image.width), dtype=bool)
     if mask_image is not None:
         if mask_image.size != image.size:
             raise UserError(
                 f"the mask is {mask_image.width} x {mask_image.height} and the image {image.width} x {image.height}: "
-                "make the mask the image's size"
+                "give a mask of the image's size"
             )
-        mask |= np.asarray(to_model_mode(mask_image, 1, under="black")) >= 128  # white on a transparent layer
+        mask |= np.asarray(to_model_mode(mask_image, 1, under="black")) >= 128
         if not (mask.any() or boxes):
-            raise UserError("the mask has no white pixel: paint white what is to be repainted")
+            raise UserError("the mask has no white pixel: paint the pixels white that should be repainted")
     for left, top, right, bottom in boxes:
         if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
             raise UserError(
@@ -52,7 +59,12 @@ def image_mask(image: Image.Image, mask_image: Image.Image | None = None, boxes:
 
 
 def blank_hidden(images: Tensor, hidden: Tensor) -> Tensor:
-    """Replace hidden pixels `(B, H, W)` of images `(B, C, H, W)` by the mean of the kept ones, 0 where none is kept."""
+    """The images with each hidden pixel replaced by the mean of the kept pixels, or by 0 if none is kept.
+
+    Args:
+        images: `(B, C, H, W)`.
+        hidden: bool `(B, H, W)`.
+    """
     kept = ~hidden[:, None]
     mean = (images * kept).sum((2, 3), keepdim=True) / kept.sum((2, 3), keepdim=True).clamp(min=1)
     return torch.where(kept, images, mean)

@@ -1,4 +1,7 @@
-"""Colour modes: what an image is turned into to be worked on, and what it is written back as."""
+"""Colour modes of PIL images: the mode that the model works with, and the mode that the result is written with.
+
+"L" is 8-bit grey, "I;16" 16-bit grey, "RGB" colour; "LA" and "RGBA" have an alpha channel: 0 is transparent, 255 opaque.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,20 @@ from common.errors import UserError
 
 
 def usual_mode(image: Image.Image) -> Image.Image:
-    """`image` itself, but integers and floats of other kinds as 8-bit ("L") or 16-bit grey ("I;16").
+    """The image itself, but as "L" or "I;16" if it is in another grey mode of more than 8 bits.
 
-    Integers up to 255 and floats in [0, 255] count as 8 bits, floats in [0, 1] as fractions of white.
+    16 bits in another byte order become "I;16". Integers of 32 bits ("I") become "I;16" if one of them is above 255, else
+    "L". Floats ("F") become "L": if all of them are in [0, 1], 1 becomes white, otherwise 255.
 
     Raises:
-        UserError: values are out of range.
+        UserError: integers outside [0, 65535], or floats outside [0, 255] or not finite.
     """
     if image.mode not in ("I", "F") and not (image.mode.startswith("I;16") and image.mode != "I;16"):
         return image
     values = np.asarray(image)
     if values.dtype.kind == "f":
         values = values * (255.0 if values.min() >= 0 and values.max() <= 1 else 1.0)
-    if not (values.min() >= 0 and values.max() <= (255 if values.dtype.kind == "f" else 65535)):  # also false for NaN
+    if not (values.min() >= 0 and values.max() <= (255 if values.dtype.kind == "f" else 65535)):  # False for NaN
         raise UserError(f"the image's values run from {values.min():g} to {values.max():g}: save it with 8 or 16 bits")
     if image.mode.startswith("I;16") or values.max() > 255:
         return Image.fromarray(values.astype(np.uint16))
@@ -29,7 +33,11 @@ def usual_mode(image: Image.Image) -> Image.Image:
 
 
 def to_model_mode(image: Image.Image, channels: int, under: str = "white") -> Image.Image:
-    """The image as "L" (1 channel) or "RGB" (3): transparency over the colour `under`, 16 bits scaled down to 8."""
+    """The image as "L" (`channels` = 1) or "RGB" (3). 16 bits are scaled to 8.
+
+    Args:
+        under: colour of the background that transparent pixels are composited over.
+    """
     image = usual_mode(image)
     if image.mode == "I;16":
         image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
@@ -40,11 +48,15 @@ def to_model_mode(image: Image.Image, channels: int, under: str = "white") -> Im
 
 
 def writable_mode(image: Image.Image) -> Image.Image:
-    """`image` itself if its mode is kept on writing, otherwise as grey or RGB, with alpha where it is transparent."""
+    """The image itself if its mode is "L", "LA", "RGB", "RGBA" or "I;16", else converted to one of these modes.
+
+    Black and white ("1") becomes grey, all other modes become RGB. An image with a transparent colour gets an alpha
+    channel; "I;16" then becomes "LA", because there is no mode with 16 bits and alpha.
+    """
     image = usual_mode(image)
     if image.mode in ("LA", "RGBA") or (image.mode in ("L", "RGB", "I;16") and "transparency" not in image.info):
         return image
-    if image.mode == "I;16":  # one of its values is transparent
+    if image.mode == "I;16":  # with one value that is transparent
         alpha = np.asarray(image) != image.info["transparency"]
         return Image.merge("LA", (to_model_mode(image, 1), Image.fromarray(alpha.astype(np.uint8) * 255)))
     if image.has_transparency_data:
@@ -53,14 +65,15 @@ def writable_mode(image: Image.Image) -> Image.Image:
 
 
 def flatten_alpha(image: Image.Image) -> Image.Image:
-    """The colours of an image without its alpha, white where it is fully transparent: nobody sees those colours.
+    """The image without its alpha channel, as "L", "RGB" or "I;16". Fully transparent pixels become white.
 
-    Alpha is kept elsewhere, so the model works on a translucent pixel's own colour: over white it would be mixed twice.
+    A translucent pixel keeps its own colour and is not mixed with a background: the caller keeps the alpha channel, so
+    the colour will be mixed when the result is shown.
     """
     image = writable_mode(image)
     if image.mode not in ("LA", "RGBA"):
         return image
     visible = image.getchannel("A").point(lambda alpha: 255 if alpha else 0)
     mode = image.mode.removesuffix("A")
-    plain = Image.merge(mode, image.split()[:-1])
-    return Image.composite(plain, Image.new(mode, image.size, "white"), visible)
+    opaque = Image.merge(mode, image.split()[:-1])
+    return Image.composite(opaque, Image.new(mode, image.size, "white"), visible)

@@ -1,1 +1,1 @@
-"""Pictures to codes and back; knows nothing of diffusion."""
+"""The tokenizer: images to grids of discrete codes and back. It knows nothing of diffusion."""

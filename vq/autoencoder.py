@@ -1,6 +1,6 @@
-"""Convolutional encoder and decoder, in the styles of VQGAN+, taming-transformers, aMUSEd and MaskGIT.
+"""Convolutional encoder and decoder, with the architectures of VQGAN+, taming-transformers, aMUSEd and MaskGIT.
 
-Shapes: images (B, C, H, W), latents (B, D, H / f, W / f), f = 2 ** (levels - 1).
+Shapes: images (B, C, H, W) in [-1, 1], latents (B, D, H / f, W / f), f = 2 ** (levels - 1).
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from torch.utils.checkpoint import checkpoint
 
 @dataclass(frozen=True)
 class Architecture:
-    """What tells one published autoencoder from another.
+    """The differences between published autoencoders.
 
     Attributes:
         attention: self-attention after every block of the lowest resolution, and between the two middle blocks.
-        middle_blocks: residual blocks in the middle; 0: as many as a level has.
-        decoder_extra_blocks: residual blocks a level that the decoder has beyond the encoder.
+        middle_blocks: residual blocks in the middle; 0 takes the number of blocks of a level.
+        decoder_extra_blocks: additional residual blocks in each level of the decoder.
         downsample: conv (4 x 4, stride 2) | padded_conv (3 x 3, stride 2, padded right and below) | pool (mean of 2 x 2).
-        bias: of the first convolution and those in residual blocks.
-        shortcut_on_branch: where channels change, the 1 x 1 shortcut reads the branch's output, not the block's input.
-        projections: 1 x 1 convolutions on both sides of the quantizer (quant_conv, post_quant_conv).
-        norm_groups: of group normalisation; 0: at most 32 of at least 4 channels.
-        unit_range: pictures are in [0, 1] inside. Convolutions pad with zeros, grey in one range and black in the other,
-            so published weights are only right in the range that they were trained in. Outside it is always [-1, 1].
+        bias: whether the first convolution and the convolutions in residual blocks have a bias.
+        shortcut_on_branch: whether the 1 x 1 shortcut of a block that changes the number of channels reads the output of
+            the block's convolutions. False: it reads the block's input.
+        projections: 1 x 1 convolutions before and after the quantizer (quant_conv, post_quant_conv).
+        norm_groups: groups of group normalisation; 0 takes at most 32 groups of at least 4 channels.
+        unit_range: whether the network computes with images in [0, 1]. Encoder and decoder convert: callers always use
+            [-1, 1]. The range matters for published weights, because convolutions pad with zeros: zero is grey in
+            [-1, 1] and black in [0, 1].
     """
 
     attention: bool = False
@@ -43,31 +45,56 @@ class Architecture:
 
 
 ARCHITECTURES = {
-    # convolution only, equal depth on both sides (VQGAN+ of MaskBit, arXiv 2409.16211)
+    # convolutions only, encoder and decoder of the same depth (VQGAN+ of MaskBit, arXiv 2409.16211)
     "vqgan+": Architecture(),
-    # VQGAN (arXiv 2012.09841); LlamaGen (arXiv 2406.06525) has the same network under other names
-    "taming": Architecture(True, 2, 1, "padded_conv", projections=True, norm_groups=32),
-    # diffusers' VQModel as aMUSEd (arXiv 2401.01808) configures it: the same without attention
-    "amused": Architecture(False, 2, 1, "padded_conv", projections=True, norm_groups=32, unit_range=True),
-    # MaskGIT's VQGAN (arXiv 2202.04200) as 1d-tokenizer ships it
-    "maskgit": Architecture(False, 0, 0, "pool", bias=False, shortcut_on_branch=True, norm_groups=32, unit_range=True),
+    # VQGAN (arXiv 2012.09841); LlamaGen (arXiv 2406.06525) has the same network with other tensor names
+    "taming": Architecture(
+        attention=True,
+        middle_blocks=2,
+        decoder_extra_blocks=1,
+        downsample="padded_conv",
+        projections=True,
+        norm_groups=32,
+    ),
+    # diffusers' VQModel with the configuration of aMUSEd (arXiv 2401.01808): taming without attention
+    "amused": Architecture(
+        middle_blocks=2,
+        decoder_extra_blocks=1,
+        downsample="padded_conv",
+        projections=True,
+        norm_groups=32,
+        unit_range=True,
+    ),
+    # the VQGAN of MaskGIT (arXiv 2202.04200) as published by 1d-tokenizer
+    "maskgit": Architecture(
+        downsample="pool",
+        bias=False,
+        shortcut_on_branch=True,
+        norm_groups=32,
+        unit_range=True,
+    ),
 }
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation; on a CPU in half precision it leaves channels-last for the length of itself.
+    """Group normalisation that converts channels-last tensors in half precision on a CPU, and converts the result back.
 
-    PyTorch's backward pass of it takes there up to eleven times as long in channels-last (docs/results.md).
+    PyTorch's own backward pass takes up to eleven times as long for such tensors (docs/results.md).
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """The normalised tensor, in the shape of `x` `(B, C, H, W)`."""
         if x.device.type == "cpu" and x.dtype != torch.float32 and x.requires_grad:
             return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
         return super().forward(x)
 
 
 def group_norm(channels: int, groups: int = 0) -> GroupNorm:
-    """Group normalisation with `groups` groups; 0 takes at most 32 groups of at least 4 channels."""
+    """Group normalisation with `groups` groups; 0 takes at most 32 groups of at least 4 channels.
+
+    Raises:
+        ValueError: `channels` is not a multiple of `groups`.
+    """
     choices = (groups,) if groups else (32, 16, 8, 4, 2, 1)
     chosen = next((g for g in choices if channels % g == 0 and (groups or channels // g >= min(4, channels))), None)
     if chosen is None:
@@ -78,166 +105,205 @@ def group_norm(channels: int, groups: int = 0) -> GroupNorm:
 
 
 class ResBlock(nn.Module):
-    """Two 3 x 3 convolutions and a skip: `(B, C_in, H, W) -> (B, C_out, H, W)`."""
+    """Two 3 x 3 convolutions with a residual connection."""
 
-    def __init__(self, channels_in: int, channels_out: int, style: Architecture) -> None:
+    def __init__(self, channels_in: int, channels_out: int, architecture: Architecture) -> None:
         super().__init__()
-        self.on_branch = style.shortcut_on_branch
-        self.norm1 = group_norm(channels_in, style.norm_groups)
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=style.bias)
-        self.norm2 = group_norm(channels_out, style.norm_groups)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=style.bias)
+        self.shortcut_on_branch = architecture.shortcut_on_branch
+        self.norm1 = group_norm(channels_in, architecture.norm_groups)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=architecture.bias)
+        self.norm2 = group_norm(channels_out, architecture.norm_groups)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=architecture.bias)
         self.skip: nn.Conv2d | None = None
         if channels_in != channels_out:
-            self.skip = nn.Conv2d(channels_out if self.on_branch else channels_in, channels_out, 1, bias=style.bias)
+            self.skip = nn.Conv2d(
+                channels_out if self.shortcut_on_branch else channels_in, channels_out, 1, bias=architecture.bias
+            )
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        """Features `(B, C_in, H, W)` to `(B, C_out, H, W)`."""
+        h: Tensor = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
         if self.skip is not None:
-            x = self.skip(h if self.on_branch else x)
+            x = self.skip(h if self.shortcut_on_branch else x)
         return x + h
 
 
 class Attention(nn.Module):
-    """One head of self-attention over all positions: `(B, C, H, W) -> (B, C, H, W)`."""
+    """Self-attention with one head over all positions, and a residual connection."""
 
-    def __init__(self, channels: int, style: Architecture) -> None:
+    def __init__(self, channels: int, architecture: Architecture) -> None:
         super().__init__()
-        self.norm = group_norm(channels, style.norm_groups)
+        self.norm = group_norm(channels, architecture.norm_groups)
         self.query, self.key, self.value, self.out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features `(B, C, H, W)` to features of the same shape."""
         h = self.norm(x)
         q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value))  # (B, HW, C)
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).view_as(x)
-        return x + self.out(h)
+        residual: Tensor = self.out(h)
+        return x + residual
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, each followed by attention where there is some, then `resample`."""
+    """Residual blocks at one resolution, then `resample`. With `attention` each block is followed by an Attention."""
 
     def __init__(
         self,
         channels_in: int,
         channels_out: int,
         blocks: int,
-        style: Architecture,
+        architecture: Architecture,
         attention: bool,
         resample: nn.Module,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            ResBlock(channels_in if i == 0 else channels_out, channels_out, style) for i in range(blocks)
+            ResBlock(channels_in if i == 0 else channels_out, channels_out, architecture) for i in range(blocks)
         )
-        self.attentions = nn.ModuleList(Attention(channels_out, style) for _ in range(blocks if attention else 0))
+        self.attentions = nn.ModuleList(
+            Attention(channels_out, architecture) for _ in range(blocks if attention else 0)
+        )
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features `(B, C_in, H, W)` to `(B, C_out, H', W')`; `resample` decides on H' and W'."""
         for index, block in enumerate(self.blocks):
             x = block(x)
             if self.attentions:
                 x = self.attentions[index](x)
-        return self.resample(x)
+        resampled: Tensor = self.resample(x)
+        return resampled
 
 
 class PaddedConv(nn.Conv2d):
-    """3 x 3 convolution of stride 2, padded by one pixel right and below."""
+    """3 x 3 convolution with stride 2 and one pixel of padding right and below."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features `(B, C, H, W)` to `(B, C, H / 2, W / 2)`."""
         return super().forward(F.pad(x, (0, 1, 0, 1)))
 
 
 def downsample(channels: int, kind: str) -> nn.Module:
-    """Halves both sides."""
+    """A layer that halves height and width; `kind` as in `Architecture.downsample`."""
     if kind == "pool":
         return nn.AvgPool2d(2)
     return PaddedConv(channels) if kind == "padded_conv" else nn.Conv2d(channels, channels, 4, stride=2, padding=1)
 
 
 def upsample(channels: int) -> nn.Module:
-    """Doubles both sides."""
+    """A layer that doubles height and width."""
     return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(channels, channels, 3, padding=1))
 
 
-def middle(channels: int, blocks: int, style: Architecture) -> nn.Sequential:
-    """Residual blocks at the lowest resolution; with attention two, and attention between them."""
-    if style.attention:
+def middle(channels: int, blocks: int, architecture: Architecture) -> nn.Sequential:
+    """The residual blocks at the lowest resolution, with attention between two of them if the architecture has it."""
+    if architecture.attention:
         return nn.Sequential(
-            ResBlock(channels, channels, style), Attention(channels, style), ResBlock(channels, channels, style)
+            ResBlock(channels, channels, architecture),
+            Attention(channels, architecture),
+            ResBlock(channels, channels, architecture),
         )
-    return nn.Sequential(*(ResBlock(channels, channels, style) for _ in range(style.middle_blocks or blocks)))
+    return nn.Sequential(
+        *(ResBlock(channels, channels, architecture) for _ in range(architecture.middle_blocks or blocks))
+    )
 
 
-def run(layers: Sequence[nn.Module], x: Tensor, recompute: bool) -> Tensor:
-    """Apply `layers` in turn; with `recompute` their activations are made again in the backward pass, not kept."""
+def run_layers(layers: Sequence[nn.Module], x: Tensor, recompute: bool) -> Tensor:
+    """Apply `layers` in turn; `recompute` turns on gradient checkpointing (arXiv 1604.06174) for each layer."""
     for layer in layers:
         x = checkpoint(layer, x, use_reentrant=False) if recompute else layer(x)
     return x
 
 
 class Encoder(nn.Module):
-    """Pictures `(B, C, H, W)` to latents `(B, dim, H / f, W / f)`.
+    """Convolutional network from images to latents.
 
     Args:
-        widths: channels of the levels, full size first.
-        blocks: residual blocks a level.
-        latent_channels: of the last convolution; where the style has projections, one of them follows.
-        dim: channels that the quantizer wants.
+        channels: channels of the images.
+        widths: channels of each level, the level at full resolution first.
+        blocks: residual blocks in each level.
+        latent_channels: output channels of the last 3 x 3 convolution, before the 1 x 1 projection. Without projections
+            it must equal `dim`.
+        dim: channels of the latents, as the quantizer takes them.
+
+    Attributes:
+        recompute: whether training uses gradient checkpointing.
     """
 
     def __init__(
-        self, channels: int, widths: Sequence[int], blocks: int, latent_channels: int, dim: int, style: Architecture
+        self,
+        channels: int,
+        widths: Sequence[int],
+        blocks: int,
+        latent_channels: int,
+        dim: int,
+        architecture: Architecture,
     ) -> None:
         super().__init__()
-        self.recompute, self.unit_range = False, style.unit_range
-        self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1, bias=style.bias)
+        self.recompute, self.unit_range = False, architecture.unit_range
+        self.conv_in = nn.Conv2d(channels, widths[0], 3, padding=1, bias=architecture.bias)
         self.levels = nn.ModuleList()
         current = widths[0]
         for index, width in enumerate(widths):
             last = index + 1 == len(widths)
-            resample = nn.Identity() if last else downsample(width, style.downsample)
-            self.levels.append(Level(current, width, blocks, style, last and style.attention, resample))
+            resample = nn.Identity() if last else downsample(width, architecture.downsample)
+            self.levels.append(Level(current, width, blocks, architecture, last and architecture.attention, resample))
             current = width
-        self.middle = middle(current, blocks, style)
-        self.norm_out = group_norm(current, style.norm_groups)
-        kernel = 3 if style.projections else 1
+        self.middle = middle(current, blocks, architecture)
+        self.norm_out = group_norm(current, architecture.norm_groups)
+        kernel = 3 if architecture.projections else 1
         self.conv_out = nn.Conv2d(current, latent_channels, kernel, padding=kernel // 2)
-        self.project = nn.Conv2d(latent_channels, dim, 1) if style.projections else nn.Identity()
+        self.project = nn.Conv2d(latent_channels, dim, 1) if architecture.projections else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images `(B, C, H, W)` in [-1, 1] to latents `(B, dim, H / f, W / f)`."""
         if self.unit_range:
             images = (images + 1) / 2
-        h = run([self.conv_in, *self.levels, self.middle], images, self.recompute and self.training)
-        return self.project(self.conv_out(F.silu(self.norm_out(h))))
+        h = run_layers([self.conv_in, *self.levels, self.middle], images, self.recompute and self.training)
+        latents: Tensor = self.project(self.conv_out(F.silu(self.norm_out(h))))
+        return latents
 
 
 class Decoder(nn.Module):
-    """The way back: latents to pictures. `conv_out` is what the adaptive adversarial weight looks at."""
+    """Convolutional network from latents to images; arguments and attributes as in `Encoder`.
+
+    The adaptive adversarial weight (`vq.loss.adaptive_weight`) compares gradients at the weight of `conv_out`.
+    """
 
     def __init__(
-        self, channels: int, widths: Sequence[int], blocks: int, latent_channels: int, dim: int, style: Architecture
+        self,
+        channels: int,
+        widths: Sequence[int],
+        blocks: int,
+        latent_channels: int,
+        dim: int,
+        architecture: Architecture,
     ) -> None:
         super().__init__()
-        self.recompute, self.unit_range = False, style.unit_range
+        self.recompute, self.unit_range = False, architecture.unit_range
         current = widths[-1]
-        self.project = nn.Conv2d(dim, latent_channels, 1) if style.projections else nn.Identity()
+        self.project = nn.Conv2d(dim, latent_channels, 1) if architecture.projections else nn.Identity()
         self.conv_in = nn.Conv2d(latent_channels, current, 3, padding=1)
-        self.middle = middle(current, blocks, style)
+        self.middle = middle(current, blocks, architecture)
         self.levels = nn.ModuleList()
         for index, width in enumerate(reversed(widths)):
             resample = nn.Identity() if index + 1 == len(widths) else upsample(width)
-            deep = blocks + style.decoder_extra_blocks
-            self.levels.append(Level(current, width, deep, style, index == 0 and style.attention, resample))
+            depth = blocks + architecture.decoder_extra_blocks
+            self.levels.append(
+                Level(current, width, depth, architecture, index == 0 and architecture.attention, resample)
+            )
             current = width
-        self.norm_out = group_norm(current, style.norm_groups)
+        self.norm_out = group_norm(current, architecture.norm_groups)
         self.conv_out = nn.Conv2d(current, channels, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
+        """Latents `(B, dim, h, w)` to images `(B, C, h f, w f)`, about in [-1, 1] but not clamped."""
         h = self.conv_in(self.project(latents))
-        h = run([self.middle, *self.levels], h, self.recompute and self.training)
-        images = self.conv_out(F.silu(self.norm_out(h)))
+        h = run_layers([self.middle, *self.levels], h, self.recompute and self.training)
+        images: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return images * 2 - 1 if self.unit_range else images

@@ -1,4 +1,4 @@
-"""Discriminators that judge overlapping patches, not whole pictures: `(B, C, H, W)` to logits `(B, 1, H', W')`."""
+"""Discriminators that classify overlapping patches of an image: images `(B, C, H, W)` to logits `(B, 1, H', W')`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class DiscriminatorConfig:
     """`tokenizer.discriminator.*`."""
 
     kind: str = "patchgan"  # patchgan (pix2pix, taming) | blurpool (MaskBit)
-    width: int = 32
-    layers: int = 2  # that halve the picture; each doubles the patch
-    learning_rate_ratio: float = 1.0  # to tokenizer.train.learning_rate
+    width: int = 32  # channels of the first layer
+    layers: int = 2  # layers that halve height and width; each one about doubles the side of a patch
+    learning_rate_ratio: float = 1.0  # learning rate of the discriminator / tokenizer.train.learning_rate
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -30,7 +30,11 @@ class DiscriminatorConfig:
 
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN: strided 4 x 4 convolutions (arXiv 1611.07004). Group norm: no running state, nothing to synchronise."""
+    """PatchGAN: 4 x 4 convolutions with stride 2 (arXiv 1611.07004).
+
+    It has group norm where the paper has batch norm: group norm has no running statistics, which several processes would
+    have to synchronise.
+    """
 
     def __init__(self, config: DiscriminatorConfig, channels: int) -> None:
         super().__init__()
@@ -44,11 +48,16 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, 1, 3, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
+        """Logits `(B, 1, H / 2 ** layers, W / 2 ** layers)` of images `(B, C, H, W)` in [-1, 1]; above 0 means real."""
+        logits: Tensor = self.layers(images)
+        return logits
 
 
 class BlurPool(nn.Module):
-    """Halves both sides after a binomial 4 x 4 blur, so that moving the picture by a pixel changes little (arXiv 1904.11486)."""
+    """Halves height and width after a blur, so that the result changes little if the input moves by one pixel.
+
+    The blur is the binomial 4 x 4 kernel of arXiv 1904.11486.
+    """
 
     kernel: Tensor
 
@@ -58,12 +67,13 @@ class BlurPool(nn.Module):
         self.register_buffer("kernel", torch.outer(row, row).expand(channels, 1, 4, 4).clone(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features `(B, C, H, W)` to `(B, C, H / 2, W / 2)`."""
         padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
         return F.conv2d(padded, self.kernel.to(x.dtype), stride=2, groups=x.shape[1])
 
 
 class BlurPoolDiscriminator(nn.Module):
-    """Unstrided convolutions, blurred down, with group norm: the discriminator of VQGAN+ (arXiv 2409.16211, section 3)."""
+    """Convolutions without stride, blur pooling and group norm: the discriminator of VQGAN+ (arXiv 2409.16211, section 3)."""
 
     def __init__(self, config: DiscriminatorConfig, channels: int) -> None:
         super().__init__()
@@ -77,10 +87,12 @@ class BlurPoolDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
+        """Logits `(B, 1, H / 2 ** layers, W / 2 ** layers)` of images `(B, C, H, W)` in [-1, 1]; above 0 means real."""
+        logits: Tensor = self.layers(images)
+        return logits
 
 
 def build_discriminator(config: DiscriminatorConfig, channels: int) -> nn.Module:
-    """The discriminator that `config` names."""
+    """The discriminator of `config` for images with `channels` channels."""
     kind = PatchDiscriminator if config.kind == "patchgan" else BlurPoolDiscriminator
     return kind(config, channels)

@@ -1,7 +1,7 @@
-"""One small interface over vector-quantize-pytorch: latents to codes and back, losses by name.
+"""Quantizers: one interface over vector-quantize-pytorch for latents to codes, codes to latents, and named losses.
 
 Shapes: latents (B, D, h, w), codes (B, h, w) int64 in [0, K), sub-codes (B, h, w, G) in [0, V) with V ** G = K.
-Everything here is float32 outside autocast: distances in half precision pick wrong codes.
+Everything is computed in float32, outside autocast: distances in half precision select wrong codes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,43 +17,63 @@ from torch import Tensor, distributed, nn
 from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
 
 from common.errors import UserError
+from vq.entropy import binary_entropies
 
 KINDS = ("vq", "simvq", "fsq", "lfq", "bsq")
 BINARY = ("lfq", "bsq")
-MOST_CODES = 2**24
+MAX_CODES = 2**24
 
 
 @dataclass
 class QuantizerConfig:
-    """`tokenizer.quantizer.*`. Each kind reads the keys that its comment names; the others are left alone."""
+    """`tokenizer.quantizer.*`. A comment that begins with kinds names those that read the key; others ignore it."""
 
     kind: str = "vq"  # vq (learned codebook) | simvq | fsq (no codebook) | lfq | bsq (bits)
     codebook_size: int = 256
-    # vq, simvq. Few dimensions keep codes in use (ViT-VQGAN, arXiv 2110.04627); fsq and the bits have their own.
+    # vq, simvq: dimensions of a code. Few dimensions keep all codes in use (ViT-VQGAN, arXiv 2110.04627). For the other
+    # kinds codebook_size and levels determine the dimensions.
     codebook_dim: int = 8
-    cosine: bool = True  # vq: compare directions rather than points
-    decay: float = 0.95  # vq: of the codebook's moving average; the library's own 0.8 is too jumpy
-    # vq: codes chosen less often a batch (over all processes), on average, are replaced by latents; 0 lets them pile up
+    cosine: bool = True  # vq: compare the directions of latents and codes; false: their euclidean distance
+    decay: float = 0.95  # vq: of the codebook's moving average; the library's default of 0.8 changes codes too fast
+    # vq: codes that a batch (of all processes) uses less often than this, on average, are replaced by latents; 0: never
     dead_code_threshold: float = 1.0
-    kmeans_init: bool = True  # vq: start from clusters of the first batch
-    rotation_trick: bool = True  # vq, simvq: gradients turned with the latent rather than copied (arXiv 2410.06424)
-    commitment_weight: float = 0.25  # vq, simvq, lfq, bsq: of |latent - its code| ** 2
-    levels: list[int] = field(default_factory=list)  # fsq: values a dimension, such as [8, 8, 4, 4] for 1024
-    groups: int = 1  # fsq, lfq, bsq: sub-codes a position; lfq and bsq also take their entropies by group
-    entropy_weight: float = 0.02  # lfq, bsq: of (entropy of each position - gamma x entropy of their mean)
+    kmeans_init: bool = True  # vq: initialise the codebook with the k-means clusters of the first batch
+    rotation_trick: bool = True  # vq, simvq: rotate the gradient from code to latent (arXiv 2410.06424); false: copy it
+    commitment_weight: float = 0.25  # vq, simvq, lfq, bsq: of |latent - code| ** 2
+    levels: list[int] = field(
+        default_factory=list
+    )  # fsq: values of each dimension, such as [8, 8, 4, 4] for 1024 codes
+    groups: int = 1  # fsq, lfq, bsq: sub-codes of a code; lfq and bsq also compute the entropy of the mean by group
+    entropy_weight: float = 0.02  # lfq, bsq: of (mean entropy of a latent - entropy_gamma * entropy of the mean)
     entropy_gamma: float = 1.0  # lfq, bsq
-    entropy_temperature: float = 0.01  # lfq, bsq: of the soft assignment; the values are those of arXiv 2409.16211
+    entropy_temperature: float = 0.01  # lfq, bsq: of the soft assignment; these three values are from arXiv 2409.16211
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"tokenizer.quantizer.kind must be one of {', '.join(KINDS)}, got '{self.kind}'")
+        self._check_codebook_size()
+        self._check_ranges()
+        if self.kind == "fsq":
+            self._check_levels()
+        elif self.levels:
+            raise ValueError(f"tokenizer.quantizer.levels is for fsq: leave it out with kind {self.kind}")
+        if self.groups > 1:
+            self._check_groups()
+
+    def _check_codebook_size(self) -> None:
         if self.codebook_size < 2:
             raise ValueError(f"tokenizer.quantizer.codebook_size must be at least 2, got {self.codebook_size}")
-        if self.codebook_size > MOST_CODES:
+        if self.codebook_size > MAX_CODES:
             raise ValueError(
-                f"tokenizer.quantizer.codebook_size must be at most {MOST_CODES}, since use is counted code by code, got "
-                f"{self.codebook_size}"
+                f"tokenizer.quantizer.codebook_size must be at most {MAX_CODES}, because training counts the use of each "
+                f"code; got {self.codebook_size}"
             )
+        if self.kind in BINARY and self.codebook_size.bit_count() != 1:
+            raise ValueError(
+                f"tokenizer.quantizer.codebook_size must be a power of two for {self.kind}, got {self.codebook_size}"
+            )
+
+    def _check_ranges(self) -> None:
         for name in ("codebook_dim", "groups"):
             if getattr(self, name) < 1:
                 raise ValueError(f"tokenizer.quantizer.{name} must be at least 1, got {getattr(self, name)}")
@@ -64,16 +84,6 @@ class QuantizerConfig:
                 raise ValueError(f"tokenizer.quantizer.{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.entropy_temperature < math.inf:
             raise ValueError(f"tokenizer.quantizer.entropy_temperature must be above 0, got {self.entropy_temperature}")
-        if self.kind == "fsq":
-            self._check_levels()
-        elif self.levels:
-            raise ValueError(f"tokenizer.quantizer.levels is for fsq: leave it out with kind {self.kind}")
-        if self.kind in BINARY and self.codebook_size.bit_count() != 1:
-            raise ValueError(
-                f"tokenizer.quantizer.codebook_size must be a power of two for {self.kind}, got {self.codebook_size}"
-            )
-        if self.groups > 1:
-            self._check_groups()
 
     def _check_levels(self) -> None:
         product = math.prod(self.levels)
@@ -90,7 +100,9 @@ class QuantizerConfig:
 
     def _check_groups(self) -> None:
         if self.kind not in ("fsq", *BINARY):
-            raise ValueError(f"tokenizer.quantizer.groups is for fsq, lfq and bsq; {self.kind} has one code a position")
+            raise ValueError(
+                f"tokenizer.quantizer.groups is for fsq, lfq and bsq; codes of {self.kind} have no sub-codes"
+            )
         parts = self.levels if self.kind == "fsq" else [2] * (self.codebook_size.bit_length() - 1)
         size, rest = divmod(len(parts), self.groups)
         products = {math.prod(parts[i * size : (i + 1) * size]) for i in range(self.groups)}
@@ -100,7 +112,13 @@ class QuantizerConfig:
 
 
 class Quantized(NamedTuple):
-    """latents `(B, D, h, w)`, codes `(B, h, w)` int64, losses: weighted scalars by name, empty in eval mode."""
+    """The result of a quantizer.
+
+    Attributes:
+        latents: quantized latents `(B, D, h, w)`.
+        codes: `(B, h, w)` int64 in [0, K).
+        losses: weighted scalars by name; empty in eval mode.
+    """
 
     latents: Tensor
     codes: Tensor
@@ -108,24 +126,25 @@ class Quantized(NamedTuple):
 
 
 class Quantizer(nn.Module, ABC):
-    """Latents to codes and back, through the library's `quantize`.
+    """Latents to codes and back.
+
+    Subclasses keep the library's module as `quantize`: checkpoints contain this name.
 
     Attributes:
         dim: channels D of a latent.
         codebook_size: number of codes K.
-        groups: sub-codes G a position; digit g of a code in base V = K ** (1 / G), lowest first, is sub-code g.
+        groups: sub-codes G of a code. Sub-code g is digit g of the code in base V = K ** (1 / G), the lowest digit first.
     """
 
     dim: int
     codebook_size: int
     groups: int
-    quantize: Any
 
     def forward(self, latents: Tensor) -> Quantized:
-        """Quantize `(B, D, h, w)`. In train mode this moves a learned codebook, also under no_grad.
+        """Quantize latents `(B, D, h, w)`. In train mode this updates a learned codebook, also under no_grad.
 
-        In train mode latents that are not finite come back as they are, with a loss of NaN, and move no codebook. In
-        eval mode the latents are exactly those of `decode(codes)`.
+        If latents are not finite in train mode, they are returned unchanged with a loss of NaN, and no process updates
+        its codebook. In eval mode the quantized latents equal `decode(codes)` exactly.
         """
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.float()
@@ -135,7 +154,7 @@ class Quantizer(nn.Module, ABC):
                     return Quantized(latents, codes, {"not_finite": latents.sum() * math.nan})
                 quantized, codes, losses = self._train(latents)
                 return Quantized(quantized, codes.long(), losses)
-            codes = self._codes(latents).long()
+            codes = self._encode(latents).long()
             return Quantized(self._decode(codes), codes, {})
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -144,30 +163,32 @@ class Quantizer(nn.Module, ABC):
             return self._decode(codes)
 
     def _all_finite(self, latents: Tensor) -> bool:
-        # One answer for all processes: a codebook that only some of them move is no longer one codebook.
+        # All processes must decide alike: if only some of them updated the codebook, their codebooks would differ.
         finite = torch.isfinite(latents).all().float()
-        if _processes() > 1:
+        if distributed.is_initialized():
             distributed.all_reduce(finite, distributed.ReduceOp.MIN)
         return bool(finite)
 
     @abstractmethod
     def _train(self, latents: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Quantized latents, through which a gradient passes, codes, and losses by name."""
+        """Quantized latents with a gradient to `latents`, codes, and losses by name."""
 
-    def _codes(self, latents: Tensor) -> Tensor:
-        return self.quantize(latents)[1]
+    @abstractmethod
+    def _encode(self, latents: Tensor) -> Tensor:
+        """Codes of latents, in eval mode."""
 
+    @abstractmethod
     def _decode(self, codes: Tensor) -> Tensor:
-        return self.quantize.indices_to_codes(codes)
+        """Latents of codes."""
 
 
 class VectorQuantizer(Quantizer):
-    """A codebook learned by moving averages; rarely used codes are replaced by latents of the batch."""
+    """A codebook of moving averages of the latents (arXiv 1711.00937); rarely used codes are replaced by latents."""
 
     def __init__(self, config: QuantizerConfig, sync_codebook: bool) -> None:
         super().__init__()
         self.dim, self.codebook_size, self.groups = config.codebook_dim, config.codebook_size, 1
-        # The library's own projections fail on image feature maps when indices are decoded, hence no codebook_dim.
+        # Without the library's codebook_dim: with its projections, the library cannot decode codes of feature maps.
         self.quantize = VectorQuantize(
             dim=config.codebook_dim,
             codebook_size=config.codebook_size,
@@ -185,17 +206,19 @@ class VectorQuantizer(Quantizer):
         quantized, codes, commitment = self.quantize(latents)
         return quantized, codes, {"commitment": commitment.sum()}
 
-    def _codes(self, latents: Tensor) -> Tensor:
-        if not self.quantize._codebook.initted:  # the library would start its codebook here, from pictures to score
+    def _encode(self, latents: Tensor) -> Tensor:
+        if not self.quantize._codebook.initted:  # the library would run k-means here, on images to evaluate
             raise UserError("this tokenizer's codebook was never trained: train it, or set kmeans_init=false")
-        return super()._codes(latents)
+        codes: Tensor = self.quantize(latents)[1]
+        return codes
 
     def _decode(self, codes: Tensor) -> Tensor:
-        return self.quantize.get_codes_from_indices(codes)
+        latents: Tensor = self.quantize.get_codes_from_indices(codes)
+        return latents
 
 
 class SimVectorQuantizer(Quantizer):
-    """A fixed random codebook seen through one learned linear map, so that all codes move together (arXiv 2411.02038)."""
+    """A fixed random codebook, transformed by one learned linear map: each update moves all codes (arXiv 2411.02038)."""
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
@@ -212,9 +235,17 @@ class SimVectorQuantizer(Quantizer):
         quantized, codes, commitment = self.quantize(latents)
         return quantized, codes, {"commitment": commitment}
 
+    def _encode(self, latents: Tensor) -> Tensor:
+        codes: Tensor = self.quantize(latents)[1]
+        return codes
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        latents: Tensor = self.quantize.indices_to_codes(codes)
+        return latents
+
 
 class FiniteScalarQuantizer(Quantizer):
-    """Every dimension rounded to its own few levels; no codebook and no loss (arXiv 2309.15505)."""
+    """Rounds each dimension to one of its few levels; no codebook and no loss (arXiv 2309.15505)."""
 
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
@@ -225,12 +256,20 @@ class FiniteScalarQuantizer(Quantizer):
         quantized, codes = self.quantize(latents)
         return quantized, codes, {}
 
+    def _encode(self, latents: Tensor) -> Tensor:
+        codes: Tensor = self.quantize(latents)[1]
+        return codes
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        latents: Tensor = self.quantize.indices_to_codes(codes)
+        return latents
+
 
 class BinaryQuantizer(Quantizer):
-    """The sign of every dimension is one bit of the code: lfq (arXiv 2310.05737), or bsq on the unit sphere (2406.07548).
+    """The sign of each dimension is one bit of the code: lfq (arXiv 2310.05737), or bsq on the unit sphere (2406.07548).
 
-    The entropy loss is our own: the library's divides the mean by the number of processes without having summed it, and
-    lists every code for the entropy of a position, which is a sum over bits.
+    The entropy loss does not use the library, for two reasons: the library divides the mean by the number of processes
+    without a sum over them, and it enumerates all codes for the entropy of a latent, which is a sum over bits.
     """
 
     def __init__(self, config: QuantizerConfig) -> None:
@@ -241,7 +280,7 @@ class BinaryQuantizer(Quantizer):
         self.quantize = LFQ(codebook_size=config.codebook_size, spherical=self.spherical)
 
     def train(self, mode: bool = True) -> BinaryQuantizer:
-        """The library stays in eval mode: in train mode it computes its entropy whatever that weighs."""
+        """Set the mode, but keep the library's module in eval mode: in train mode it always computes its own entropy."""
         super().train(mode)
         self.quantize.train(False)
         return self
@@ -258,44 +297,23 @@ class BinaryQuantizer(Quantizer):
         )
         losses["entropy_each"] = config.entropy_weight * each
         losses["entropy_mean"] = -config.entropy_weight * config.entropy_gamma * mean
-        return latents + (quantized - latents).detach(), codes, losses
+        return latents + (quantized - latents).detach(), codes, losses  # straight-through gradient
 
+    def _encode(self, latents: Tensor) -> Tensor:
+        codes: Tensor = self.quantize(latents)[1]
+        return codes
 
-def binary_entropies(latents: Tensor, scale: float, groups: int, temperature: float) -> tuple[Tensor, Tensor]:
-    """Entropies in nats of the soft assignment softmax(2 <z, c> / temperature) over all c in {-scale, scale} ** d.
-
-    Args:
-        latents: z `(N, d)`.
-        groups: the mean's entropy is taken over each of G parts of d / G bits and summed (arXiv 2406.07548, section 3.2).
-
-    Returns:
-        the mean over positions of the entropy of each, and the entropy of the mean over positions and processes. Of the
-        latter this process's part carries the gradient; averaging gradients over processes makes it whole.
-    """
-    logits = 4 * scale * latents / temperature  # of the bit being 1: the softmax is a product over bits
-    p = torch.sigmoid(logits)
-    # H(p) = softplus(l) - p l, here without a difference of large numbers
-    each = (F.softplus(-logits.abs()) + torch.sigmoid(-logits.abs()) * logits.abs()).sum(1).mean()
-    total = latents.new_zeros(())
-    for bits in p.chunk(groups, dim=1):
-        joint = torch.ones_like(bits[:, :1])  # (N, 1), doubled by every bit
-        for bit in bits.split(1, dim=1):
-            joint = torch.cat([joint * (1 - bit), joint * bit], dim=1)
-        mean = joint.mean(0)
-        if _processes() > 1:
-            whole = mean.detach().clone()
-            distributed.all_reduce(whole)
-            mean = mean + (whole / _processes() - mean).detach()
-        total = total - torch.special.xlogy(mean, mean.clamp(min=1e-30)).sum()
-    return each, total
-
-
-def _processes() -> int:
-    return distributed.get_world_size() if distributed.is_initialized() else 1
+    def _decode(self, codes: Tensor) -> Tensor:
+        latents: Tensor = self.quantize.indices_to_codes(codes)
+        return latents
 
 
 def build_quantizer(config: QuantizerConfig, sync_codebook: bool = False) -> Quantizer:
-    """The quantizer that `config` names; `sync_codebook` exactly where several processes train one model."""
+    """The quantizer of `config`.
+
+    Args:
+        sync_codebook: whether processes keep one common codebook; True if several processes train one model.
+    """
     if config.kind == "vq":
         return VectorQuantizer(config, sync_codebook)
     if config.kind == "simvq":

@@ -1,7 +1,7 @@
-"""Pictures larger than memory allows: encoded and decoded tile by tile, each tile seeing a margin of its neighbours.
+"""Encoding and decoding of large images tile by tile. Each tile is computed with a margin of its neighbours.
 
-What a tile computes differs from the whole picture's only by what lies beyond the margin and by group normalisation, whose
-mean and variance are then the tile's own; decoded tiles are therefore blended over their overlap.
+A tile differs from the same part of the whole image for two reasons: it does not see past its margin, and group
+normalisation uses the mean and variance of the tile. Decoded tiles are therefore blended where they overlap.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ Span = tuple[int, int]
 
 
 def spans(length: int, tile: int, overlap: int) -> Iterator[tuple[Span, Span]]:
-    """Cut [0, length) into parts of at most `tile`: pairs of a part and what is computed for it, `overlap` wider on each side."""
+    """Cut [0, length) into parts of at most `tile`: pairs of a part, and the part extended by `overlap` on each side.
+
+    The extended part ends at 0 and `length`.
+    """
     for start in range(0, length, tile):
         stop = min(start + tile, length)
         yield (start, stop), (max(0, start - overlap), min(length, stop + overlap))
 
 
-def _in_codes(downsample: int, tile: int, overlap: int) -> tuple[int, int]:
-    if tile < downsample or overlap < 0:
-        raise UserError(
-            f"a tile of {tile} pixels with overlap {overlap} does not fit: at least {downsample} and 0, please"
-        )
-    return tile // downsample, -(-overlap // downsample)
-
-
 def encode_tiles(
     encode: Callable[[Tensor], Tensor], images: Tensor, downsample: int, tile: int, overlap: int
 ) -> Tensor:
-    """Codes `(B, h, w)` of images `(B, C, H, W)`, whose sides f divides; every code comes from the tile it lies in.
+    """Codes `(B, H / f, W / f)` int64 of images `(B, C, H, W)`. Each code comes from the tile that contains it.
 
     Args:
-        encode: images `(B, C, H', W')` to codes.
-        tile, overlap: pixels, rounded to whole codes. Raises UserError where they are too small.
+        encode: images `(B, C, H', W')` to codes `(B, H' / f, W' / f)`.
+        downsample: f; H and W are multiples of it.
+        tile: side of a tile in pixels, rounded down to a multiple of f.
+        overlap: margin of a tile in pixels, rounded up to a multiple of f.
+
+    Raises:
+        UserError: `tile` is smaller than f, or `overlap` is negative.
     """
     step, margin = _in_codes(downsample, tile, overlap)
     height, width = images.shape[-2] // downsample, images.shape[-1] // downsample
@@ -51,9 +51,15 @@ def encode_tiles(
 
 
 def decode_tiles(decode: Callable[[Tensor], Tensor], codes: Tensor, downsample: int, tile: int, overlap: int) -> Tensor:
-    """Images `(B, C, h f, w f)` of codes `(B, h, w)`; where tiles overlap they are blended, linearly from one to the other.
+    """Images `(B, C, h f, w f)` of codes `(B, h, w)`. Overlapping tiles are blended linearly.
 
-    Raises UserError for tiles that are too small.
+    Args:
+        decode: codes `(B, h', w')` to images `(B, C, h' f, w' f)`.
+        downsample: f.
+        tile, overlap: as in `encode_tiles`.
+
+    Raises:
+        UserError: `tile` is smaller than f, or `overlap` is negative.
     """
     step, margin = _in_codes(downsample, tile, overlap)
     height, width = codes.shape[1] * downsample, codes.shape[2] * downsample
@@ -64,8 +70,8 @@ def decode_tiles(decode: Callable[[Tensor], Tensor], codes: Tensor, downsample: 
             part = decode(codes[:, y0:y1, x0:x1])
             if total is None:
                 total = part.new_zeros((*part.shape[:2], height, width))
-            down = _ramp((y0, y1), rows, downsample).to(codes.device)
-            across = _ramp((x0, x1), columns, downsample).to(codes.device)
+            down = _blend_weights((y0, y1), rows, downsample).to(codes.device)
+            across = _blend_weights((x0, x1), columns, downsample).to(codes.device)
             weight = torch.outer(down, across)
             where = (slice(y0 * downsample, y1 * downsample), slice(x0 * downsample, x1 * downsample))
             total[..., where[0], where[1]] += weight * part
@@ -74,15 +80,26 @@ def decode_tiles(decode: Callable[[Tensor], Tensor], codes: Tensor, downsample: 
     return total / weights
 
 
-def _ramp(computed: Span, part: Span, downsample: int) -> Tensor:
-    """Weight of every pixel of a computed span: 1 inside, falling over an overlap as the neighbour's rises.
+def _in_codes(downsample: int, tile: int, overlap: int) -> tuple[int, int]:
+    """The side of a tile and its margin in codes."""
+    if tile < downsample or overlap < 0:
+        raise UserError(
+            f"a tile of {tile} pixels with overlap {overlap} does not fit: give a tile of at least {downsample} and an "
+            "overlap of at least 0"
+        )
+    return tile // downsample, -(-overlap // downsample)
 
-    The ramp is as wide as the overlap on both sides of the part's border, and leaves out the outermost half of the margin,
-    which has seen too little of what lies beyond.
+
+def _blend_weights(extended: Span, part: Span, downsample: int) -> Tensor:
+    """Weight in [0, 1] of each pixel along one side of a tile.
+
+    The weight is 1 inside. At a border between two tiles it is a linear ramp, as wide as the overlap and centred on the
+    border, while the neighbour's weight is the opposite ramp. The outer half of the margin has weight 0: it is computed
+    without the pixels outside the tile.
     """
-    x = torch.arange(computed[0] * downsample, computed[1] * downsample) + 0.5
+    x = torch.arange(extended[0] * downsample, extended[1] * downsample) + 0.5
     weight = torch.ones(len(x))
-    before, after = (part[0] - computed[0]) * downsample, (computed[1] - part[1]) * downsample
+    before, after = (part[0] - extended[0]) * downsample, (extended[1] - part[1]) * downsample
     if before:
         weight = torch.minimum(weight, ((x - part[0] * downsample) / before + 0.5).clamp(0, 1))
     if after:

@@ -1,4 +1,4 @@
-"""Tokenizer: pictures to a grid of codes and back."""
+"""The tokenizer: images to code grids and back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from common.model_dir import load_weights, model_directory, read_model, save_mod
 from vq.autoencoder import ARCHITECTURES, Decoder, Encoder
 from vq.discriminator import DiscriminatorConfig
 from vq.loss import LossConfig
-from vq.quantizer import QuantizerConfig, build_quantizer
+from vq.quantizer import Quantized, QuantizerConfig, build_quantizer
 from vq.tiling import decode_tiles, encode_tiles
 
 
@@ -27,12 +27,14 @@ class TokenizerConfig:
     """`tokenizer.*` of a run's configuration."""
 
     architecture: str = "vqgan+"  # vqgan+ | taming | amused | maskgit, see vq/autoencoder.py
-    downsample: int = 4  # f: pixels a code, along each side
-    width: int = 32  # channels at full size
-    multipliers: list[int] = field(default_factory=lambda: [1, 2, 4])  # of the width, one a level, full size first
-    blocks: int = 2  # residual blocks a level; taming and amused have one more in the decoder
-    latent_channels: int = 0  # taming, amused: between the 3 x 3 and the 1 x 1 convolutions; 0: as many as a code's
-    gradient_checkpointing: bool = False  # keep a level's input only and compute it again for the gradient
+    downsample: int = 4  # f: a code stands for f x f pixels; a power of two
+    width: int = 32  # channels at full resolution
+    # channels of each level / width, the level at full resolution first; downsample 2 ** n needs n + 1 levels
+    multipliers: list[int] = field(default_factory=lambda: [1, 2, 4])
+    blocks: int = 2  # residual blocks in each level; taming and amused have one more in the decoder
+    latent_channels: int = 0  # taming, amused: between the 3 x 3 and the 1 x 1 convolutions; 0: those of a code
+    # save memory: keep the input of each level alone, and compute its activations a second time in the backward pass
+    gradient_checkpointing: bool = False
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -52,18 +54,19 @@ class TokenizerConfig:
             )
         if self.width < 1 or self.blocks < 1 or min(self.multipliers) < 1 or self.latent_channels < 0:
             raise ValueError("tokenizer.width, blocks and multipliers must be at least 1, latent_channels at least 0")
-        style = ARCHITECTURES[self.architecture]
-        if self.latent_channels and not style.projections:
+        architecture = ARCHITECTURES[self.architecture]
+        if self.latent_channels and not architecture.projections:
             raise ValueError(
                 f"tokenizer.latent_channels is for taming and amused: leave it out with {self.architecture}"
             )
-        if style.norm_groups and self.width % style.norm_groups:
+        if architecture.norm_groups and self.width % architecture.norm_groups:
             raise ValueError(
-                f"tokenizer.width must be a multiple of {style.norm_groups} with {self.architecture}, got {self.width}"
+                f"tokenizer.width must be a multiple of {architecture.norm_groups} with {self.architecture}, "
+                f"got {self.width}"
             )
 
 
-# What config.json holds of a TokenizerConfig: what loading needs.
+# The keys of a TokenizerConfig that config.json stores: those that loading needs.
 ARCHITECTURE_KEYS = (
     "architecture", "downsample", "width", "multipliers", "blocks", "latent_channels", "quantizer",
 )  # fmt: skip
@@ -71,14 +74,20 @@ ARCHITECTURE_KEYS = (
 
 @dataclass
 class ImageShape:
-    """Side in pixels and number of channels of the training images."""
+    """Side in pixels and number of channels of the training images, as config.json stores them."""
 
     image_size: int
     channels: int
 
 
 class TokenizerOutput(NamedTuple):
-    """reconstruction `(B, C, H, W)`, not clamped; codes `(B, h, w)`; quantizer_losses: weighted scalars by name."""
+    """The result of a training pass.
+
+    Attributes:
+        reconstruction: images `(B, C, H, W)`, not clamped to [-1, 1].
+        codes: `(B, h, w)` int64 in [0, K).
+        quantizer_losses: weighted scalars by name.
+    """
 
     reconstruction: Tensor
     codes: Tensor
@@ -89,16 +98,18 @@ class Tokenizer(nn.Module):
     """VQ-GAN generator (arXiv 2012.09841): encoder, quantizer, decoder.
 
     Args:
-        config: the architecture; `image_size` and `channels` are those of the training pictures.
-        sync_codebook: whether processes share one codebook; True exactly where there are several.
+        config: the architecture.
+        image_size: side of the training images in pixels. Other sizes can be encoded too.
+        channels: channels of the images, 1 or 3.
+        sync_codebook: whether processes keep one common codebook; True if several processes train one model.
 
     Attributes:
-        downsample: pixels a code along each side, f.
+        downsample: f, the side in pixels of the square that a code stands for.
         codebook_size: number of codes K.
-        groups: sub-codes a position, see `vq.quantizer.Quantizer`.
+        groups: sub-codes of a code, see `vq.quantizer.Quantizer`.
 
     Raises:
-        UserError: an image size that is no multiple of f.
+        UserError: `image_size` is not a multiple of f.
     """
 
     def __init__(self, config: TokenizerConfig, image_size: int, channels: int, sync_codebook: bool = False) -> None:
@@ -113,15 +124,15 @@ class Tokenizer(nn.Module):
         self.downsample, self.codebook_size = config.downsample, self.quantizer.codebook_size
         self.groups = self.quantizer.groups
         widths = [config.width * multiplier for multiplier in config.multipliers]
-        style, dim = ARCHITECTURES[config.architecture], self.quantizer.dim
+        architecture, dim = ARCHITECTURES[config.architecture], self.quantizer.dim
         latent_channels = config.latent_channels or dim
-        self.encoder = Encoder(channels, widths, config.blocks, latent_channels, dim, style)
-        self.decoder = Decoder(channels, widths, config.blocks, latent_channels, dim, style)
+        self.encoder = Encoder(channels, widths, config.blocks, latent_channels, dim, architecture)
+        self.decoder = Decoder(channels, widths, config.blocks, latent_channels, dim, architecture)
         self.encoder.recompute = self.decoder.recompute = config.gradient_checkpointing
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> TokenizerOutput:
-        """One pass for training; in train mode it moves the codebook."""
+        """Reconstruct images `(B, C, H, W)` in [-1, 1], H and W multiples of f. In train mode this updates the codebook."""
         quantized = self.quantizer(self.encoder(images.contiguous(memory_format=torch.channels_last)))
         return TokenizerOutput(self.decoder(quantized.latents), quantized.codes, quantized.losses)
 
@@ -129,29 +140,31 @@ class Tokenizer(nn.Module):
     def encode(self, images: Tensor, tile: int = 0, overlap: int = 64) -> Tensor:
         """Codes `(B, ceil(H / f), ceil(W / f))` int64 in [0, K) of images `(B, C, H, W)` in [-1, 1]. Call in eval mode.
 
-        Sides that f does not divide are extended by their last row and column.
+        If a side is not a multiple of f, the last row or column is repeated until it is.
 
         Args:
-            tile: side in pixels of the tiles that are encoded one after the other; 0: the whole picture at once.
-            overlap: pixels that a tile sees beyond its own on every side.
+            tile: side in pixels of tiles that are encoded one after the other; 0 encodes the whole image at once.
+            overlap: margin in pixels that a tile is encoded with on each side.
 
         Raises:
-            UserError: other channels than the tokenizer's, smaller than f, not finite, or tiles that do not fit.
+            UserError: images with another number of channels, smaller than f, not float or not finite; a tile smaller
+                than f, or a negative overlap.
         """
-        images = self._checked(images)
+        images = self._padded(images)
         if tile:
             return encode_tiles(self._encode, images, self.downsample, tile, overlap)
         return self._encode(images)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, size: tuple[int, int] | None = None, tile: int = 0, overlap: int = 64) -> Tensor:
-        """Images `(B, C, h f, w f)` in [-1, 1] of codes `(B, h, w)`; `size` (H, W) crops what `encode` had added.
+        """Images `(B, C, h f, w f)` in [-1, 1] of codes `(B, h, w)`. Call in eval mode.
 
         Args:
-            tile, overlap: as in `encode`; where decoded tiles overlap, they are blended.
+            size: (H, W) of the encoded images; crops the rows and columns that `encode` added.
+            tile, overlap: as in `encode`; overlapping parts of decoded tiles are blended.
 
         Raises:
-            UserError: codes of another shape or outside [0, K).
+            UserError: codes of another shape or type, or outside [0, K); tiles as in `encode`.
         """
         if (
             codes.ndim != 3
@@ -160,53 +173,63 @@ class Tokenizer(nn.Module):
         ):
             raise UserError(
                 f"codes must be integers (B, h, w) in [0, {self.codebook_size}), got {codes.dtype} {tuple(codes.shape)} "
-                f"from {codes.min().item()} to {codes.max().item()}: are they another tokenizer's?"
+                f"from {codes.min().item()} to {codes.max().item()}: use the tokenizer that made them"
             )
         images = decode_tiles(self._decode, codes, self.downsample, tile, overlap) if tile else self._decode(codes)
         return images if size is None else images[..., : size[0], : size[1]]
 
     def reconstruct(self, images: Tensor, tile: int = 0, overlap: int = 64) -> Tensor:
-        """Images `(B, C, H, W)`, any size of at least f, through their codes and back."""
+        """Encode images `(B, C, H, W)` in [-1, 1], H and W at least f, and decode their codes to the same size.
+
+        Arguments and errors are those of `encode`.
+        """
         size = (images.shape[-2], images.shape[-1])
         return self.decode(self.encode(images, tile, overlap), size, tile, overlap)
 
     def _encode(self, images: Tensor) -> Tensor:
-        return self.quantizer(self.encoder(images.contiguous(memory_format=torch.channels_last))).codes
+        quantized: Quantized = self.quantizer(self.encoder(images.contiguous(memory_format=torch.channels_last)))
+        return quantized.codes
 
     def _decode(self, codes: Tensor) -> Tensor:
         latents = self.quantizer.decode(codes).contiguous(memory_format=torch.channels_last)
-        return self.decoder(latents).float().clamp(-1, 1)
+        images: Tensor = self.decoder(latents)
+        return images.float().clamp(-1, 1)
 
-    def _checked(self, images: Tensor) -> Tensor:
+    def _padded(self, images: Tensor) -> Tensor:
+        """The images, checked and padded to multiples of f."""
         if images.ndim != 4 or images.shape[1] != self.channels:
             raise UserError(
-                f"this tokenizer takes pictures (B, {self.channels}, H, W), got {tuple(images.shape)}: "
-                "convert them to its number of channels"
+                f"this tokenizer takes images (B, {self.channels}, H, W), got {tuple(images.shape)}: "
+                f"convert them to {self.channels} channel{'s' if self.channels > 1 else ''}"
             )
         if not images.is_floating_point():
             raise UserError(
-                f"pictures must be floats in [-1, 1], got {images.dtype}: convert them, such as x / 127.5 - 1"
+                f"images must be floats in [-1, 1], got {images.dtype}: convert them, for uint8 by x / 127.5 - 1"
             )
         height, width = images.shape[-2:]
         if min(height, width) < self.downsample:
             raise UserError(
-                f"a picture of {width} x {height} pixels is smaller than one code ({self.downsample} x "
+                f"an image of {width} x {height} pixels is smaller than one code ({self.downsample} x "
                 f"{self.downsample}): give a larger one"
             )
         if not bool(torch.isfinite(images).all()):
-            raise UserError("the pictures hold values that are not finite: give numbers in [-1, 1]")
+            raise UserError("the images contain values that are not finite: give numbers in [-1, 1]")
         extra = (-width % self.downsample, -height % self.downsample)
         return F.pad(images, (0, extra[0], 0, extra[1]), mode="replicate") if any(extra) else images
 
     def save(self, directory: Path, provenance: Mapping[str, object]) -> None:
-        """Write config.json (with `provenance`) and model.safetensors."""
+        """Write model.safetensors and config.json, which also holds `provenance`: facts that loading does not need."""
         architecture = {key: value for key, value in asdict(self.config).items() if key in ARCHITECTURE_KEYS}
         shape = {"image_size": self.image_size, "channels": self.channels}
         save_model(directory, self.state_dict(), {**architecture, **shape, **provenance})
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
-        """Read what `save` wrote, in eval mode. Raises UserError where it is missing, damaged or does not fit."""
+        """The tokenizer that `save` wrote, in eval mode.
+
+        Raises:
+            UserError: files are missing or damaged, or the weights do not fit the configuration.
+        """
         stored, state = read_model(directory)
         source = directory / "config.json"
         config = stored_config(TokenizerConfig, stored, ARCHITECTURE_KEYS, source)
@@ -219,7 +242,10 @@ class Tokenizer(nn.Module):
     def from_pretrained(cls, model: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
         """The tokenizer of a model directory, or of "hf:owner/name" on the Hugging Face Hub, in eval mode.
 
-        Other projects' checkpoints are converted first, by `vq.pretrained`. Raises UserError where there is none.
+        Checkpoints of other projects must be converted first, see `vq.pretrained`.
+
+        Raises:
+            UserError: there is no such directory or repository, or `load` refuses its files.
         """
         directory = model_directory(model, parts=["tokenizer"])
         if (directory / "tokenizer").is_dir() or not (directory / "config.json").is_file():

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from common.errors import UserError, run_cli
-from vq.pretrained import LAYOUTS, convert, convert_file, detect_layout, main
+from vq.convert import convert, convert_file
+from vq.layouts import LAYOUTS, detect_layout
+from vq.pretrained import main
 from vq.tokenizer import Tokenizer
 
 # A layout's own names: levels of the encoder (block, attention, resampling), of the decoder, the middle, the shortcut, the
