@@ -79,13 +79,17 @@ class LPIPSDistance(nn.Module):
 
     The package's own forward has a NaN gradient where a position's features are all zero; this one takes its networks
     and normalises with an epsilon under which zero features stay zero.
+
+    Args:
+        pretrained: False builds the network with random weights and downloads nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
         import lpips
 
-        self.network = lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False)
+        random_weights = {} if pretrained else {"pretrained": False, "pnet_rand": True}
+        self.network = lpips.LPIPS(net="vgg", verbose=False, **random_weights).eval().requires_grad_(False)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Distances `(B,)` of images `(B, C, H, W)` in [-1, 1], C = 1 or 3."""
@@ -99,16 +103,21 @@ class LPIPSDistance(nn.Module):
 
 
 class ResNetLogitDistance(nn.Module):
-    """Squared distance of ResNet-50's ImageNet logits: the perceptual loss of VQGAN+ (arXiv 2409.16211, section 3)."""
+    """Squared distance of ResNet-50's ImageNet logits: the perceptual loss of VQGAN+ (arXiv 2409.16211, section 3).
+
+    Args:
+        pretrained: False builds the network with random weights and downloads nothing.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, pretrained: bool = True) -> None:
         super().__init__()
         from torchvision.models import ResNet50_Weights, resnet50
 
-        self.network = resnet50(weights=ResNet50_Weights.IMAGENET1K_V1).eval().requires_grad_(False)
+        weights = ResNet50_Weights.IMAGENET1K_V1 if pretrained else None
+        self.network = resnet50(weights=weights).eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
 
