@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from common.config import TrainConfig
 from common.model_dir import save_model
 from common.optim import build_ema, optimizer_step
+from common.seeds import derived_seed
 from diffusion.graph import GRAPHS, Absorbing, at_least_float32, build_graph, per_position
 from diffusion.loss import cross_entropy, graph_log_score, likelihood_bound, score_entropy
 from diffusion.noise import NOISES, LogLinear, build_noise, stratified_times
@@ -157,8 +158,8 @@ class PriorStage:
         A step whose loss or gradient is not finite in any process moves nothing; `skipped` is then 1.
         """
         codes, labels = (value.to(self.accelerator.device) for value in batch)
-        common = torch.Generator().manual_seed(hash((self.seed, step)) % 2**63)
-        own = torch.Generator().manual_seed(hash((self.seed, step, self.accelerator.process_index)) % 2**63)
+        common = torch.Generator().manual_seed(derived_seed(self.seed, step, 0, 1))
+        own = torch.Generator().manual_seed(derived_seed(self.seed, step, self.accelerator.process_index, 2))
         t = stratified_times(
             len(codes), common, rank=self.accelerator.process_index, world_size=self.accelerator.num_processes
         )
