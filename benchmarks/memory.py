@@ -50,8 +50,11 @@ KINDS = {  # the names that MemTracker gives, and BUCKETS
 }
 
 
-class Answers(TorchDispatchMode):
+class Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answers what fake tensors cannot: every scalar that is read is 1, so a loss is finite and a codebook initialized."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self,
@@ -131,7 +134,7 @@ def follow_cuda(network: nn.Module) -> None:
         if isinstance(module, (nn.GroupNorm, nn.Upsample)):  # float32
             module.register_forward_pre_hook(lambda _, inputs: inputs[0].float())
         if isinstance(module, BlurPool):  # its padding stays in the type of its input
-            module.forward = torch.autocast("cpu", enabled=False)(module.forward)
+            module.forward = torch.autocast("cpu", enabled=False)(module.forward)  # type: ignore[method-assign]
 
 
 def peak_memory(stage: TokenizerStage, images: Tensor) -> dict[str, int]:
@@ -147,12 +150,13 @@ def peak_memory(stage: TokenizerStage, images: Tensor) -> dict[str, int]:
 
     def before_forward(module: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
         if module is stage.discriminator:  # MemTracker refuses a second call of an outermost module
-            tracker.memory_tracking.pop(module, None)
+            tracker.memory_tracking.pop(module, None)  # type: ignore[no-untyped-call]
         # The hooks of MemTracker fail in autograd.grad on a leaf that is the input of a module; a view is not a leaf.
         return tuple(x.view_as(x) if isinstance(x, Tensor) and x.requires_grad and x.is_leaf else x for x in inputs)
 
     tracker.track_external(*modules_of(stage), *stage.optimizers, stage.counts, images)
-    handle = register_module_forward_pre_hook(before_forward)  # runs before those that `with tracker` registers
+    # Registered before the hooks of MemTracker, so it runs before them.
+    handle = register_module_forward_pre_hook(before_forward)  # type: ignore[arg-type]
     try:
         with tracker:
             stage.step(batch, step)
