@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.fake_tensors import Answers, fake_copy, make_fake
 from common.config import load_config
 from common.errors import ArgumentParser, UserError, run_cli
 from images.dataset import DataConfig
@@ -48,45 +48,6 @@ KINDS = {  # the names that MemTracker gives, and BUCKETS
     "Other": "images and counts of codes",
     TOTAL: "peak of a training step",
 }
-
-
-class Answers(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Answers what fake tensors cannot: every scalar that is read is 1, so a loss is finite and a codebook initialized."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload,
-        types: Sequence[type],
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], Tensor):
-            return True if args[0].dtype == torch.bool else 1.0 if args[0].is_floating_point() else 1
-        if func is torch.ops.aten.bincount.default and isinstance(args[2], int):
-            return torch.empty(args[2], dtype=torch.int64)  # minlength: codes lie below it
-        return func(*args, **(kwargs or {}))
-
-
-def fake_copy(tensor: Tensor) -> Tensor:
-    """A fake tensor of the same shape, strides and type. Call it in a FakeTensorMode."""
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
-
-
-def make_fake(module: nn.Module) -> None:
-    """Replace parameters and buffers by fake ones, in place. Module.to and copy.deepcopy fail on fake parameters."""
-    for part in module.modules():
-        for name, buffer in list(part.named_buffers(recurse=False)):
-            setattr(part, name, fake_copy(buffer))
-        for name, parameter in list(part.named_parameters(recurse=False)):
-            fake = fake_copy(parameter)
-            if parameter.requires_grad:
-                setattr(part, name, nn.Parameter(fake))
-            else:  # MemTracker fails on a frozen parameter
-                delattr(part, name)
-                part.register_buffer(name, fake)
 
 
 def make_stage_fake(stage: TokenizerStage) -> None:

@@ -10,6 +10,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import memory
+from benchmarks.fake_tensors import Answers, make_fake
 from common.config import TrainConfig
 from common.errors import run_cli
 from images.dataset import DataConfig
@@ -54,7 +55,7 @@ def data(size) -> DataConfig:
 def fake_peak(config, size) -> dict[str, int]:
     """What the benchmark computes, with the types of the CPU."""
     stage = memory.build_stage(config, data(size))
-    with FakeTensorMode(), memory.Answers():
+    with FakeTensorMode(), Answers():
         memory.make_stage_fake(stage)
         return memory.peak_memory(stage, torch.empty(BATCH, 3, size, size))
 
@@ -111,8 +112,8 @@ def test_activations_have_the_types_of_cuda():
             network = stage.accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
             if follow_cuda:
                 memory.follow_cuda(network)
-            with FakeTensorMode(), memory.Answers(), torch.device(device):
-                memory.make_fake(network)
+            with FakeTensorMode(), Answers(), torch.device(device):
+                make_fake(network)
                 tracker = MemTracker()
                 tracker.track_external(network)
                 torch.set_autocast_dtype(device, torch.bfloat16)
@@ -159,6 +160,6 @@ def test_perceptual_networks_need_no_download(name, parameters):
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert not any(p.requires_grad for p in network.parameters())
     with FakeTensorMode():
-        memory.make_fake(network)
+        make_fake(network)
         distances = network(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
     assert distances.shape == (2,) and not list(network.parameters())
