@@ -114,8 +114,8 @@ def numbers(value: Any) -> list[float]:
     return [] if isinstance(value, (bool, str)) or value is None else [float(value)]
 
 
-def record(digits: Path, out: Path) -> None:
-    """Run every command and write the record to `out`."""
+def record(digits: Path, out: Path, only: str = "") -> None:
+    """Run every command whose name contains `only`, and write the record to `out`."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -124,6 +124,8 @@ def record(digits: Path, out: Path) -> None:
             (place / f"prior-{name}").mkdir()
             (place / f"prior-{name}/tokenizer").symlink_to((digits / "tokenizer").resolve())
         for name, arguments in commands(digits.resolve(), place).items():
+            if only not in name:
+                continue
             done = subprocess.run(
                 [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
             )
@@ -157,12 +159,13 @@ def main() -> None:
     action = actions.add_parser("record", help="run the commands and write a record")
     action.add_argument("--digits", type=Path, required=True, help="a digits model, such as runs/mnist after make demo")
     action.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    action.add_argument("--only", default="", help="run only the commands whose name contains this text")
     action = actions.add_parser("compare", help="list what differs between two records")
     action.add_argument("before", type=Path)
     action.add_argument("after", type=Path)
     args = parser.parse_args()
     if args.action == "record":
-        record(args.digits, args.out)
+        record(args.digits, args.out, args.only)
         return
     before, after = (json.loads(file.read_text(encoding="utf-8")) for file in (args.before, args.after))
     found = differences(before, after)

@@ -18,13 +18,14 @@ from common.errors import UserError
 class Noise(Protocol):
     """A schedule: `noise(t)` with t `(B,)` in [0, 1] returns `(sigma, dsigma)`, both `(B,)` and finite."""
 
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(sigma, dsigma), both `(B,)`, at times t `(B,)`."""
 
 
 class LogLinear:
-    """sigma = -log(1 - (1 - eps) t), so the share of masked codes grows linearly (SEDD, arXiv 2310.16834, section 5.1).
+    """sigma = -log(1 - (1 - eps) t), so the mask ratio grows linearly (SEDD, arXiv 2310.16834, section 5.1).
 
-    `eps` keeps sigma(1) finite: a share eps of the codes stays visible at t = 1, although sampling starts all masked.
+    `eps` keeps sigma(1) finite: a fraction eps of the codes stays visible at t = 1, although sampling starts all masked.
     """
 
     def __init__(self, eps: float = 1e-3) -> None:
@@ -33,6 +34,7 @@ class LogLinear:
         self.eps = eps
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(sigma, dsigma), both `(B,)`, at times t `(B,)`."""
         rate = 1 - self.eps
         return -torch.log1p(-rate * t), rate / (1 - rate * t)
 
@@ -49,6 +51,7 @@ class Cosine:
         self.eps = eps
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(sigma, dsigma), both `(B,)`, at times t `(B,)`."""
         angle = math.pi / 2 * (1 - t)
         rate = 1 - self.eps
         masked = rate * torch.cos(angle)  # 1 - survival, kept apart so that small t loses no digits
@@ -68,6 +71,7 @@ class Geometric:
         self.sigma_min, self.log_range = sigma_min, math.log(sigma_max / sigma_min)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(sigma, dsigma), both `(B,)`, at times t `(B,)`."""
         sigma = self.sigma_min * torch.exp(self.log_range * t)
         return sigma, sigma * self.log_range
 
@@ -84,6 +88,7 @@ class Polynomial:
         self.power, self.eps = power, eps
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(sigma, dsigma), both `(B,)`, at times t `(B,)`."""
         rate = 1 - self.eps
         lost = rate * t**self.power
         return -torch.log1p(-lost), rate * self.power * t ** (self.power - 1) / (1 - lost)
@@ -104,18 +109,18 @@ def build_noise(name: str) -> Noise:
     return NOISES[name]()
 
 
-def time_of_share(noise: Noise, share: float) -> float:
-    """The time at which noise has hit a share 1 - exp(-sigma) of the codes, by bisection; 0 or 1 where it never is."""
+def time_of_noised_fraction(noise: Noise, fraction: float) -> float:
+    """The time at which noise has hit a fraction 1 - exp(-sigma) of the codes, by bisection; 0 or 1 where it never is."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
         sigma, _ = noise(torch.tensor([middle], dtype=torch.float64))
-        low, high = (middle, high) if -math.expm1(-sigma.item()) < share else (low, middle)
+        low, high = (middle, high) if -math.expm1(-sigma.item()) < fraction else (low, middle)
     return high
 
 
 def stratified_times(batch_size: int, generator: torch.Generator, *, rank: int = 0, world_size: int = 1) -> Tensor:
-    """Times `(B,)` in [0, 1), one in each of B * world_size equal strata, this process's share of them.
+    """Times `(B,)` in [0, 1), one in each of B * world_size equal strata, of which this process gets its part.
 
     All processes pass generators in the same state. One common offset shifts every stratum, which cuts the variance of
     the loss (VDM, arXiv 2107.00630, appendix I.1).

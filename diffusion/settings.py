@@ -202,7 +202,9 @@ def setting_fields(schema: type[SamplingSettings]) -> list[SettingField]:
     return found
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser, schema: type[SamplingSettings] = SamplingSettings) -> None:
+def add_sampling_arguments(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, schema: type[SamplingSettings] = SamplingSettings
+) -> None:
     """One flag for each field of `schema`; read them with `given_settings`.
 
     A flag that is not given leaves no trace: the model's generation defaults decide, and after them the field's default.

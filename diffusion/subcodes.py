@@ -43,7 +43,7 @@ def merge_masked_codes(subcodes: Tensor, groups: int, vocab_size: int) -> Tensor
 
 def subcode_vocab_size(codebook_size: int, groups: int) -> int:
     """V with V^G = `codebook_size`. Raises UserError where there is none."""
-    base = round(codebook_size ** (1 / groups))
+    base: int = round(float(codebook_size) ** (1 / groups))
     if base < 2 or base**groups != codebook_size:
         raise UserError(
             f"{codebook_size} codes cannot be split into {groups} equal parts: set prior.groups=1, or to a number G for "

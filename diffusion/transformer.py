@@ -1,6 +1,6 @@
 """2D transformer over a grid of codes.
 
-Shape legend: B pictures, h x w cells, N = h w positions, G codes a cell, D width, H heads, d = D / H, V codes, C classes.
+Shape legend: B images, h x w cells, N = h w positions, G codes a cell, D width, H heads, d = D / H, V codes, C classes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion.loss import cross_entropy, head_cross_entropy
+from diffusion.head import head_cross_entropy
+from diffusion.loss import cross_entropy
 
 
 def axial_rotary_angles(height: int, width: int, head_dim: int, base: float = 100.0) -> Tensor:
@@ -42,6 +43,7 @@ class Modulation(NamedTuple):
     gate: Tensor
 
     def apply(self, x: Tensor) -> Tensor:
+        """Scaled and shifted x `(B, N, D)`."""
         return x * (1 + self.scale) + self.shift
 
 
@@ -58,6 +60,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """`(B, N, D) -> (B, N, D)`; cos and sin are `(N, d / 2)`."""
         batch, positions, width = x.shape
         qkv = self.qkv(x).view(batch, positions, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, N, d)
@@ -65,7 +68,8 @@ class Attention(nn.Module):
         key = rotate(self.key_norm(key), cos, sin).to(value.dtype)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)  # (B, H, N, d)
-        return self.out(mixed.transpose(1, 2).reshape(batch, positions, width))
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, positions, width))
+        return out
 
 
 class Block(nn.Module):
@@ -82,10 +86,12 @@ class Block(nn.Module):
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, x: Tensor, condition: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """`(B, N, D) -> (B, N, D)`; the condition is `(B, D)`."""
         chunks = self.modulation(condition)[:, None].chunk(6, dim=-1)  # six of (B, 1, D)
         attention, mlp = Modulation(*chunks[:3]), Modulation(*chunks[3:])
         x = x + attention.gate * self.dropout(self.attention(attention.apply(self.attention_norm(x)), cos, sin))
-        return x + mlp.gate * self.dropout(self.mlp(mlp.apply(self.mlp_norm(x))))
+        x = x + mlp.gate * self.dropout(self.mlp(mlp.apply(self.mlp_norm(x))))
+        return x
 
 
 class SigmaEmbedding(nn.Module):
@@ -99,8 +105,10 @@ class SigmaEmbedding(nn.Module):
         self.layers = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, sigma: Tensor) -> Tensor:
+        """`(B,) -> (B, D)`."""
         angle = torch.log1p(sigma)[:, None] * self.frequency  # (B, F)
-        return self.layers(torch.cat([angle.sin(), angle.cos()], dim=-1))
+        embedding: Tensor = self.layers(torch.cat([angle.sin(), angle.cos()], dim=-1))
+        return embedding
 
 
 class Transformer2D(nn.Module):
@@ -137,8 +145,8 @@ class Transformer2D(nn.Module):
         self.vocab_size, self.num_classes, self.grid, self.groups = vocab_size, num_classes, grid, groups
         self.head_dim = width // heads
         self.code_embedding = nn.Embedding(groups * (vocab_size + 1), width)  # the G tables one after the other
-        # Rotations tell positions apart only by what stands there: on an all-masked grid, where sampling begins, every
-        # position would get the same answer. So each position also has a vector of its own.
+        # Rotations distinguish positions only by the codes there: on an all-masked grid, where sampling begins, every
+        # position would get the same prediction. So each position also has a learned vector.
         self.position = nn.Parameter(torch.empty(width, *grid))  # (D, h, w)
         self.label_embedding = nn.Embedding(num_classes + 1, width)
         self.sigma_embedding = SigmaEmbedding(width) if time_conditioned else None
@@ -199,8 +207,8 @@ class Transformer2D(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits `(B, h, w, V)` or `(B, h, w, G, V)` of features `(B, h, w, D)`."""
-        logits = self.head(features)
-        return logits if self.groups == 1 else logits.unflatten(-1, (self.groups, self.vocab_size))
+        logits: Tensor = self.head(features)
+        return logits if self.groups == 1 else torch.unflatten(logits, -1, (self.groups, self.vocab_size))
 
     def features(self, codes: Tensor, sigma: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """What the head reads: `(B, h, w, D)`. Arguments are those of `forward`. Raises ValueError where sigma is missing."""
@@ -229,4 +237,4 @@ class Transformer2D(nn.Module):
             x = block(x, condition, self.cos, self.sin)
         shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)
         x = self.final_norm(x) * (1 + scale) + shift
-        return x.unflatten(1, (height, width))
+        return torch.unflatten(x, 1, (height, width))

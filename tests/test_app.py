@@ -326,19 +326,23 @@ def test_previews_take_a_small_share_of_the_time(studio):
         time.sleep(0.02)
         return [Image.new("L", (8, 8)) for _ in codes]
 
-    studio.model.preview, studio.model.pause = slow_preview, 0.004
+    studio.model.preview, studio.model.pause = slow_preview, 0.01
+    began = time.perf_counter()
     list(studio.grid(1, app.RANDOM, "tweedie", 100, 1.0, 0))
-    assert 3 <= studio.model.previews <= 9  # 0.4 s of drawing and a preview of 0.02 s every 0.1 s, not 100 of them
+    took = time.perf_counter() - began
+    # One at the first step, one at the end, and between them as many as the share allows: about 12, not 100. The limit
+    # follows from the time that it really took, which on a busy machine is longer.
+    assert 3 <= studio.model.previews <= 2 + app.PREVIEW_SHARE * took / 0.02
 
 
 def test_drawing_stops_where_nobody_looks(studio):
-    studio.model.pause = 0.02
+    studio.model.pause = 0.1
     updates = studio.grid(1, app.RANDOM, "tweedie", 200, 1.0, 0)
     next(updates), next(updates)
     updates.close()
     began = time.perf_counter()
     list(studio.grid(1, app.RANDOM, "tweedie", 1, 1.0, 0))  # the next one need not wait for 200 steps
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 10
 
 
 def test_mistakes_are_told_and_surprises_are_logged(studio, caplog):

@@ -49,7 +49,7 @@ def test_resuming_gives_the_weights_of_an_unbroken_run(tiny_run, tmp_path):
     assert all(np.allclose(whole[name], again[name], atol=1e-6) for name in whole)
 
 
-def test_same_seed_same_pictures_whatever_the_batch(tiny_run):
+def test_same_seed_same_pictures_whatever_the_batch(tiny_run, in_float64):
     generator = ImageGenerator.from_pretrained(tiny_run, "cpu")
     one, many = (generator.generate(5, [1, 2], 4, 2.0, seed=3, batch_size=size) for size in (2, 5))
     assert all(np.array_equal(a, b) for a, b in zip(one, many, strict=True))
@@ -65,7 +65,9 @@ def test_grid(tiny_run, tmp_path):
     assert len(list((tmp_path / "all").glob("*.png"))) == 6
 
 
-def test_a_folder_of_pictures_goes_on_where_it_stopped_and_refuses_other_settings(tiny_run, tmp_path, capfd):
+def test_a_folder_of_pictures_goes_on_where_it_stopped_and_refuses_other_settings(
+    tiny_run, tmp_path, capfd, in_float64
+):
     folder = tmp_path / "all"
     base = ["grid", "--model", str(tiny_run), "--images-dir", str(folder), "--steps", "2", "--batch-size", "4"]
     assert run_cli(sample.main, [*base, "--n", "6", "--label", "3", "7"]) == 0  # no --out: the folder alone
@@ -99,10 +101,10 @@ def test_a_folder_of_pictures_goes_on_where_it_stopped_and_refuses_other_setting
     assert {file.name: file.read_bytes() for file in folder.glob("*.png")} == again
 
 
-def test_two_processes_draw_the_pictures_of_one(tiny_run, tmp_path):
+def test_two_processes_draw_the_pictures_of_one(tiny_run, tmp_path, in_float64):
     base = ["grid", "--model", str(tiny_run), "--steps", "2", "--batch-size", "2", "--pictures", "7", "--images-dir"]
     assert run_cli(sample.main, [*base, str(tmp_path / "one")]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "sample.py"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "tests.float64"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*command, *base, str(tmp_path / "two"), "--out", str(tmp_path / "grid.png")],
@@ -193,10 +195,12 @@ def test_a_turned_photograph_is_repainted_upright(tiny_run, tmp_path):
     assert Image.open(tmp_path / "out.png").size == (40, 60)
 
 
-def test_hostile_pictures_end_well_or_in_one_line(tiny_run):
-    from benchmarks.hostile import attack
+def test_hostile_pictures_end_well_or_in_one_line(tiny_run, monkeypatch):
+    from benchmarks import hostile
 
-    found = list(attack(str(tiny_run), [i for i in range(120) if i % 10 != 6]))  # the bombs are left to the benchmark
+    monkeypatch.setattr(hostile, "LIMIT_S", 60.0)  # the benchmark has a machine to itself, a test has not
+    numbers = [i for i in range(120) if i % 10 != 6]  # the bombs are left to the benchmark
+    found = list(hostile.attack(str(tiny_run), numbers))
     assert [what for *_, what in found if what] == []
     assert {code for _, code, _, _ in found} == {0, 2}
 
@@ -323,9 +327,9 @@ def test_every_flag_acts(lively_run, tmp_path, setting):
     assert not np.array_equal(*pictures)
 
 
-def test_skipping_calls_changes_no_code(lively_run):
+def test_skipping_calls_changes_no_code(lively_run, in_float64):
     generator = ImageGenerator.from_pretrained(lively_run, "cpu")
-    skipping, asking = (generator.generate_codes(6, [1], Settings(100, 2.0, skip=skip)) for skip in (True, False))
+    skipping, asking = (generator.generate_codes(6, [1, 2, 3], Settings(100, 2.0, skip=skip)) for skip in (True, False))
     assert torch.equal(skipping.codes, asking.codes)
     assert int(asking.network_calls.min()) == 100 and int(skipping.network_calls.max()) <= 64
 

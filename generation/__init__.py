@@ -1,0 +1,1 @@
+"""The commands of sample.py: from parsed arguments to image files."""
