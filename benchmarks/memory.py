@@ -29,7 +29,7 @@ from benchmarks.fake_tensors import Answers, fake_copy, make_fake
 from common.config import load_config
 from common.errors import ArgumentParser, UserError, run_cli
 from images.dataset import DataConfig
-from train import run_schema
+from training.run import RunConfig
 from vq.discriminator import BlurPool
 from vq.loss import EfficientNetDistance, LPIPSDistance, ResNetLogitDistance
 from vq.stage import TokenizerStage
@@ -147,7 +147,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--gpus", type=int, default=1, help="processes that split batch_size (default 1)")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values to replace")
     args = parser.parse_intermixed_args(argv)
-    config = load_config(run_schema(), args.config, args.overrides)
+    config = load_config(RunConfig, args.config, args.overrides)
     train, data = config.tokenizer.train, config.data
     if args.gpus < 1 or train.batch_size % args.gpus:
         raise UserError(f"--gpus {args.gpus} does not divide tokenizer.train.batch_size {train.batch_size}: change one")

@@ -16,7 +16,8 @@ import sample
 import train
 from common.errors import run_cli
 from common.model_dir import read_model, save_model
-from diffusion.pipeline import ImageGenerator, Settings
+from diffusion.pipeline import ImageGenerator
+from diffusion.settings import SamplingSettings
 from diffusion.sampler import SAMPLERS
 from tests.tiny import TINY
 
@@ -245,7 +246,7 @@ def test_every_kind_of_prior_trains_draws_and_repaints(tiny_run, tmp_path, kind)
     if kind == "maskgit":  # equal weights that sum to 1: the head begins at zero, and all 16 codes at log 16
         assert lines[0]["loss"] == pytest.approx(np.log(16), rel=1e-3)
     generator = ImageGenerator.from_pretrained(tmp_path, "cpu")
-    drawn = generator.generate_codes(4, [1, 2], Settings(3, 2.0), seed=1)
+    drawn = generator.generate_codes(4, [1, 2], SamplingSettings(3, 2.0), seed=1)
     assert drawn.codes.shape == (4, 8, 8) and int(drawn.codes.min()) >= 0 and int(drawn.codes.max()) < 16
     assert drawn.network_calls.shape == (4,) and 1 <= int(drawn.network_calls.min()) <= 3
     image, mask = (Image.open(f"docs/images/{name}.png").convert("L") for name in ("digit", "digit-mask"))
@@ -269,7 +270,7 @@ def test_bound_on_held_out_digits_falls_with_training_and_stays_above_their_entr
         ]
         more += [f"prior.train.steps={steps}", "prior.train.ema_decay=0.5", "prior.train.checkpoint_every=1000"]
         assert run_cli(train.main, ["prior", *CONFIG, f"output_dir={folder}", *TINY, *more]) == 0
-        bits.append(json.loads((folder / "prior/config.json").read_text())["held_out"]["bits_per_code"])
+        bits.append(json.loads((folder / "prior/config.json").read_text())["validation"]["bits_per_code"])
     # 50 held-out pictures a class, all different: no model can give them less than log2 50 bits each on average.
     entropy = np.log2(50) / 64
     assert entropy < bits[1] < bits[0] - 0.3 and bits[0] < 4.6  # 16 codes: 4 bits at the start
@@ -319,7 +320,7 @@ def test_every_flag_acts(lively_run, tmp_path, setting):
 
 def test_skipping_calls_changes_no_code(lively_run, in_float64):
     generator = ImageGenerator.from_pretrained(lively_run, "cpu")
-    skipping, asking = (generator.generate_codes(6, [1, 2, 3], Settings(100, 2.0, skip=skip)) for skip in (True, False))
+    skipping, asking = (generator.generate_codes(6, [1, 2, 3], SamplingSettings(100, 2.0, skip=skip)) for skip in (True, False))
     assert torch.equal(skipping.codes, asking.codes)
     assert int(asking.network_calls.min()) == 100 and int(skipping.network_calls.max()) <= 64
 
@@ -362,7 +363,7 @@ def bad_inputs(run: Path, uniform: Path, tmp: Path) -> dict[str, tuple]:
         "wrong type": (train, ["prior", *CONFIG, "prior.width=wide"], "prior.width"),
         "section that is none": (train, ["prior", "--config", str(tmp / "flat.yaml")], "flat.yaml"),
         "no configuration": (train, ["prior", "--config", "none.yaml"], "none.yaml"),
-        "no pictures": (train, ["tokenizer", *CONFIG, here, "data.source=folder", f"data.path={tmp / 'empty'}"], "no pictures"),
+        "no pictures": (train, ["tokenizer", *CONFIG, here, "data.source=folder", f"data.path={tmp / 'empty'}"], "no images"),
         "no folder": (train, ["tokenizer", *CONFIG, here, "data.source=folder", "data.path=nowhere"], "nowhere"),
         "no tokenizer": (train, ["prior", *CONFIG, here], "no trained tokenizer"),
         "other shape": (train, ["tokenizer", *CONFIG, f"output_dir={run}", *TINY, "tokenizer.width=12"], "does not fit"),

@@ -23,7 +23,7 @@ CODE = "\n".join(line[4:] for line in README.splitlines() if line.startswith("  
 
 def test_commands(tmp_path, monkeypatch):
     served = []
-    monkeypatch.setitem(sys.modules, "app", SimpleNamespace(serve=lambda model, **where: served.append(where)))
+    monkeypatch.setitem(sys.modules, "app.server", SimpleNamespace(serve=lambda model, **where: served.append(where)))
     pictures = tmp_path / "given"
     pictures.mkdir()
     for index in range(12):

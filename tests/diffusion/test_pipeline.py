@@ -10,7 +10,9 @@ from PIL import Image
 
 import diffusion.pipeline
 from common.errors import UserError
-from diffusion.pipeline import Given, ImageGenerator, Settings, picture_generator
+from diffusion.pipeline import ImageGenerator
+from diffusion.request import Conditioning, sample_generator
+from diffusion.settings import SamplingSettings
 from images.convert import as_pil
 from images.region import crop_region, region_around
 
@@ -108,7 +110,10 @@ def test_hidden_codes_are_drawn_and_all_others_are_the_pictures_own(generator):
     hidden = torch.zeros_like(codes, dtype=torch.bool)
     hidden[:, 2:5, 1:7] = True
     drawn = torch.cat(
-        [generator.generate_codes(1, [1], Settings(4), s, given=Given(None, codes, hidden)).codes for s in range(8)]
+        [
+            generator.generate_codes(1, [1], SamplingSettings(4), s, given=Conditioning(None, codes, hidden)).codes
+            for s in range(8)
+        ]
     )
     assert bool((drawn == codes)[:, ~hidden[0]].all())
     assert (drawn == codes)[:, hidden[0]].float().mean() < 0.6
@@ -150,8 +155,8 @@ def test_varying_goes_from_the_reconstruction_to_a_new_picture(generator):
     codes = generator._encode_whole(picture)[1]
     share = []
     for strength in (0.02, 0.3, 0.8):
-        given = Given(origin=codes, strength=strength)
-        drawn = generator.generate_codes(64, [1], Settings(4), given=given).codes
+        given = Conditioning(origin=codes, strength=strength)
+        drawn = generator.generate_codes(64, [1], SamplingSettings(4), given=given).codes
         share.append((drawn != codes).float().mean().item() / strength)
     assert share[0] > 0 and all(value < 1.1 for value in share) and share[2] > 0.5
     little = generator.vary(picture, 1e-6, num_inference_steps=4)[0]
@@ -212,7 +217,7 @@ def test_the_seed_may_come_from_a_torch_generator_or_one_a_picture(exact):
         first, second
     )
     own = exact.generate(3, 1, 2, seed=5)
-    assert equal(own, exact.generate(3, 1, 2, generator=[picture_generator(5, i) for i in range(3)], batch_size=2))
+    assert equal(own, exact.generate(3, 1, 2, generator=[sample_generator(5, i) for i in range(3)], batch_size=2))
     with pytest.raises(UserError, match="3 pictures need"):
         exact.generate(3, 1, 2, generator=[torch.Generator()])
 
@@ -303,7 +308,7 @@ def test_batches_are_halved_where_memory_is_too_small_and_give_the_same(exact, m
 
     monkeypatch.setattr(ImageGenerator, "generate_codes", small)
     assert equal(whole, exact.generate(7, [1, 2], 2)) and sizes == [7, 4, 2, 2, 3, 2, 1]
-    streams = [picture_generator(0, i) for i in range(7)]
+    streams = [sample_generator(0, i) for i in range(7)]
     assert equal(whole, exact.generate(7, [1, 2], 2, generator=streams))
     monkeypatch.setattr(
         ImageGenerator, "generate_codes", lambda *a, **k: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("no"))
