@@ -4,11 +4,11 @@ import math
 from pathlib import Path
 
 import torch
-import torch.distributed as distributed
+from torch import distributed
 
 from common.config import TrainConfig
 from images.dataset import DataConfig
-from train import build_accelerator
+from training.run import build_accelerator
 from vq.discriminator import DiscriminatorConfig
 from vq.loss import LossConfig
 from vq.quantizer import QuantizerConfig, binary_entropies
