@@ -127,7 +127,7 @@ def test_a_damaged_generation_json_is_one_line(lively_run, tmp_path, capfd, text
 @pytest.mark.parametrize("name", ["not JSON", "an unknown option", "out of range"])
 def test_a_damaged_generation_json_is_named_in_python(lively_run, tmp_path, name):
     model = with_generation(lively_run, tmp_path / "damaged", DAMAGED[name][0])
-    with pytest.raises(UserError, match="generation.json"):
+    with pytest.raises(UserError, match=r"generation\.json"):
         ImageGenerator.from_pretrained(model, "cpu")
 
 

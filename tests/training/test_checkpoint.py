@@ -53,7 +53,7 @@ def test_what_resume_selects(tmp_path):
     assert checkpoint_to_resume(tmp_path, "prior", "auto") == newer
     assert checkpoint_to_resume(tmp_path, "prior", "never") is None
     assert checkpoint_to_resume(tmp_path, "prior", str(older)) == older
-    with pytest.raises(UserError, match="prior.train.resume is auto, never or a folder in .*checkpoints/prior"):
+    with pytest.raises(UserError, match=r"prior\.train\.resume is auto, never or a folder in .*checkpoints/prior"):
         checkpoint_to_resume(tmp_path, "prior", "step-1")
 
 
