@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-
-from diffusion.transitions import Rates, Transition
 
 
 def per_position(value: Tensor, like: Tensor) -> Tensor:
@@ -24,6 +24,30 @@ def per_position(value: Tensor, like: Tensor) -> Tensor:
 def at_least_float32(value: Tensor) -> Tensor:
     """`value` in float32, or in float64 where it already is: logarithms and exponentials lose too much in half precision."""
     return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+class Transition(NamedTuple):
+    """One step of each position.
+
+    exit_prob: probability `(B, ...)` of leaving the present state.
+    log_next: log-probabilities `(B, ..., V)` of the code that it then shows.
+    """
+
+    exit_prob: Tensor
+    log_next: Tensor
+
+    def probabilities(self, codes: Tensor, num_states: int) -> Tensor:
+        """The same as rows `(B, ..., S)` of a transition matrix, for the present `codes` `(B, ...)`."""
+        row = F.one_hot(codes, num_states) * (1 - self.exit_prob)[..., None]
+        row[..., : self.log_next.shape[-1]] += self.exit_prob[..., None] * self.log_next.exp()
+        return row
+
+
+class Rates(NamedTuple):
+    """Reverse rates of each position per unit of sigma: their sum `(B, ...)`, and where to, as log-probabilities."""
+
+    exit_rate: Tensor
+    log_next: Tensor
 
 
 class Graph(ABC):

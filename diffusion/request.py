@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, cast
+from typing import NamedTuple, Protocol, Self, cast
 
 import torch
 from torch import Tensor
@@ -15,13 +15,10 @@ from common.seeds import derived_seed
 from diffusion.settings import SamplingSettings, SettingValue
 from images.convert import OUTPUT_TYPES, OutputType
 
-if TYPE_CHECKING:
-    from diffusion.pipeline import ImageGenerator
-
 ClassLabels = int | str | Sequence[int | str] | None
 Generators = torch.Generator | Sequence[torch.Generator] | None
-# (generator, step from 0, time left in [0, 1], {"codes": (n, h, w) in [0, K], K is masked}) -> None or {"codes": others}
-StepEnd = Callable[["ImageGenerator", int, float, dict[str, Tensor]], Mapping[str, Tensor] | None]
+# (ImageGenerator, step from 0, time left in [0, 1], {"codes": (n, h, w) in [0, K], K is masked}) -> None or {"codes": others}
+StepEnd = Callable[..., Mapping[str, Tensor] | None]
 RequestOption = SamplingSettings | SettingValue | Generators | StepEnd | None
 MAX_CODES = 16_384  # positions that are sampled at once: with 1,024 codes 134 MB an array of float64 probabilities
 
@@ -123,7 +120,7 @@ def make_request(
     given = dict(options)
     seed, first = (given.pop(name, 0) for name in ("seed", "first"))
     generator = cast(Generators, given.pop("generator", None))
-    callback = cast("StepEnd | None", given.pop("callback_on_step_end", None))
+    callback = cast(StepEnd | None, given.pop("callback_on_step_end", None))
     if n < 1 or not isinstance(seed, int) or seed < 0 or not isinstance(first, int):
         raise UserError(f"the number of images must be at least 1 and the seed not negative, got {n} and {seed}")
     labels = class_numbers(class_labels, class_names)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from diffusion.forward_process import Transition
 from diffusion.graph import Graph, per_position
 from diffusion.halton import halton_order
 from diffusion.sampling import (
@@ -28,7 +29,6 @@ from diffusion.sampling import (
 )
 from diffusion.settings import OptionValue
 from diffusion.transitions import (
-    Transition,
     euler_transition,
     extrapolated_rates,
     held_rates_transition,

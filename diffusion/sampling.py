@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from diffusion.forward_process import Transition
 from diffusion.graph import Graph
 from diffusion.guidance import guidance_scale_at, guided_log_probability
 from diffusion.noise import Noise
 from diffusion.settings import MAX_STEPS, TIME_SPACINGS, SamplingSettings
-from diffusion.transitions import Transition
 
 __all__ = [
     "SamplerState", "SamplingSettings", "apply_temperature_top_p", "guided_transition", "inpainting_projection",

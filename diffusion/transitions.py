@@ -7,38 +7,11 @@ loses rare events, because float32 uniforms end at 2^-24.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from diffusion.graph import Graph
-
-
-class Transition(NamedTuple):
-    """One step of each position.
-
-    exit_prob: probability `(B, ...)` of leaving the present state.
-    log_next: log-probabilities `(B, ..., V)` of the code that it then shows.
-    """
-
-    exit_prob: Tensor
-    log_next: Tensor
-
-    def probabilities(self, codes: Tensor, num_states: int) -> Tensor:
-        """The same as rows `(B, ..., S)` of a transition matrix, for the present `codes` `(B, ...)`."""
-        row = F.one_hot(codes, num_states) * (1 - self.exit_prob)[..., None]
-        row[..., : self.log_next.shape[-1]] += self.exit_prob[..., None] * self.log_next.exp()
-        return row
-
-
-class Rates(NamedTuple):
-    """Reverse rates of each position per unit of sigma: their sum `(B, ...)`, and where to, as log-probabilities."""
-
-    exit_rate: Tensor
-    log_next: Tensor
+from diffusion.forward_process import Graph, Rates, Transition
 
 
 def split_rates(rates: Tensor) -> Rates:

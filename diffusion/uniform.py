@@ -8,9 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.forward_process import Graph, at_least_float32, check_codes, check_sigma, per_position
+from diffusion.forward_process import (
+    Graph,
+    Rates,
+    Transition,
+    at_least_float32,
+    check_codes,
+    check_sigma,
+    per_position,
+)
 from diffusion.guidance import guided_log_probability
-from diffusion.transitions import Rates, Transition, split_rates
+from diffusion.transitions import split_rates
 
 
 def uniform_ratio(sigma: Tensor, vocab_size: int) -> Tensor:
