@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 RUN := runs/mnist
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint clean clean-runs
 
 setup: $(VENV)/.installed
 
@@ -24,7 +24,8 @@ demo: setup
 	$(PYTHON) sample.py inpaint --model $(RUN) --image docs/images/digit.png --mask docs/images/digit-mask.png \
 		--n 4 --label 3 --guidance 2 --out $(RUN)/inpaint.png
 	$(PYTHON) evaluate.py --model $(RUN) --reference mnist5k --no-download --out $(RUN)/report.json
-	@echo "samples $(RUN)/grid.png   repaints $(RUN)/inpaint.png   losses $(RUN)/curves.png   scores $(RUN)/report.json"
+	@echo "samples $(RUN)/grid.png   variants $(RUN)/inpaint.png   losses $(RUN)/curves.png   scores $(RUN)/report.json"
+	@echo "next: source $(VENV)/bin/activate, then for example: python sample.py grid --model $(RUN) --label 3 --out threes.png"
 
 test: setup
 	$(PYTHON) -m pytest -q
@@ -35,4 +36,11 @@ lint: setup
 	$(PYTHON) -m mypy
 
 clean:
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
+
+# Deletes every trained model below runs/; asks first. Without a terminal: make clean-runs CONFIRM=yes
+clean-runs:
+	@if [ "$(CONFIRM)" = yes ]; then answer=yes; \
+	elif [ -t 0 ]; then printf 'delete runs/ and every model in it? [yes/no] '; read -r answer; \
+	else echo 'error: nobody to ask; write make clean-runs CONFIRM=yes' >&2; exit 2; fi; \
+	if [ "$$answer" = yes ]; then rm -rf runs; else echo 'kept runs/'; fi

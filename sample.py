@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import ArgumentParser, UserError, run_cli
+from common.errors import ArgumentParser, Interrupted, UserError, run_cli
 from diffusion.settings import SamplingSettings, add_sampling_arguments
 
 
@@ -124,8 +124,8 @@ def main(argv: Sequence[str]) -> None:
     try:
         COMMANDS[args.command](args)
     except KeyboardInterrupt:
-        if getattr(args, "images_dir", None) and args.command == "grid":
-            print("the same command continues with the missing images", file=sys.stderr)
+        if args.command == "grid" and args.images_dir:
+            raise Interrupted("the same command continues with the missing images") from None
         raise
 
 

@@ -12,23 +12,25 @@ from collections.abc import Sequence
 
 from common.errors import ArgumentParser, run_cli
 
+STAGES = ("tokenizer", "encode", "prior")  # the keys of training.run.STAGES, which cannot be imported without torch
+
 
 def main(argv: Sequence[str]) -> None:
     """Parse the command line and run one stage."""
     parser = ArgumentParser(prog="train.py", description="Train a tokenizer, encode a data set, train a prior.")
     parser.add_argument(
         "stage",
-        choices=["tokenizer", "encode", "prior"],
-        help="what to train, or encode to write the codes of the data set",
+        choices=STAGES,
+        help="train the tokenizer or the prior; encode only writes the codes that the prior is trained on",
     )
     parser.add_argument("--config", required=True, help="a YAML file, such as configs/mnist.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values to replace")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="values that replace the file's")
     args = parser.parse_intermixed_args(argv)
 
-    from training.run import run  # noqa: PLC0415 - after parsing, so that --help needs no torch
+    from training.run import run  # noqa: PLC0415 - after parsing, so that --help does not import torch
 
     run(args.stage, args.config, args.overrides)
 
 
 if __name__ == "__main__":
-    sys.exit(run_cli(main, interrupted="the same command resumes from the newest checkpoint"))
+    sys.exit(run_cli(main))

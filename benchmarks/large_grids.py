@@ -1,84 +1,88 @@
-"""Grids larger than trained, by sliding windows and by rotary extrapolation: how far their parts are from real pictures.
+"""Compare two ways to sample code grids larger than the trained one: sliding windows and rotary extrapolation.
 
-    python benchmarks/large_grids.py --model models/emoji64 --reference PICTURES/val --out docs/large_grids.png
+    python benchmarks/large_grids.py --model models/emoji64 --reference IMAGES/val --out docs/large_grids.png
 
-Draws `--n` pictures twice as wide as the model's, cuts each into its two halves, and takes the Frechet distance over
-EfficientNet-lite0 of the halves to the reference's pictures; the model's own size stands beside them. A seam is the mean
-step in colour between the two middle columns of pixels, over the mean step between all columns.
+Samples `--n` images twice as wide as the model's, cuts each into two halves, and takes the Frechet distance over
+EfficientNet-lite0 of the halves to the reference images. Images of the model's own size are measured as well. The seam is
+the mean absolute difference of the two middle columns of pixels over the mean difference of all neighbouring columns.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common.errors import ArgumentParser, run_cli
 from common.features import EfficientNetFeatures
 from common.metrics import frechet_distance
 from diffusion.pipeline import ImageGenerator
-from images.convert import to_tensor
+from images.convert import to_pil, to_tensor
 from images.dataset import load_folder
 from images.grid import image_grid
 from images.io import save_png
 
-
-def features(extractor: EfficientNetFeatures, pictures: list[Image.Image], channels: int) -> torch.Tensor:
-    batches = torch.stack([to_tensor(picture, channels) for picture in pictures]).split(64)
-    with torch.no_grad():
-        return torch.cat([extractor(batch) for batch in batches]).double()
+OWN_SIZE = "own size"
 
 
-def seam(pictures: list[Image.Image]) -> float:
-    """Step in colour at the middle over the mean step; about 1 where nothing marks the middle."""
-    pixels = np.stack([np.asarray(picture, dtype=np.float64) for picture in pictures])
-    steps = np.abs(np.diff(pixels.reshape(*pixels.shape[:3], -1), axis=2)).mean((0, 1, 3))
-    return float(steps[len(steps) // 2] / steps.mean())
+@torch.no_grad()
+def features_of(extractor: EfficientNetFeatures, images: Sequence[Image.Image], channels: int) -> Tensor:
+    """Features `(N, 1280)` in float64."""
+    tensors = torch.stack([to_tensor(image, channels) for image in images])
+    return torch.cat([extractor(tensors[begin : begin + 64]) for begin in range(0, len(tensors), 64)]).double()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def seam(images: Sequence[Image.Image]) -> float:
+    """Difference of the two middle columns over the mean difference of neighbouring columns; about 1 without a seam."""
+    pixels = np.stack([np.asarray(image, dtype=np.float64) for image in images])
+    differences = np.abs(np.diff(pixels.reshape(*pixels.shape[:3], -1), axis=2)).mean((0, 1, 3))
+    return float(differences[len(differences) // 2] / differences.mean())
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = ArgumentParser(prog="large_grids.py", description="Code grids larger than trained: sliding and rotary.")
     parser.add_argument("--model", required=True)
-    parser.add_argument("--reference", required=True, help="a folder of pictures")
-    parser.add_argument("--out", type=Path, required=True, help="a PNG: one row a way")
+    parser.add_argument("--reference", required=True, help="a folder of images")
+    parser.add_argument("--out", type=Path, required=True, help="the PNG to write: one row a method")
     parser.add_argument("--n", type=int, default=300)
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--steps", type=int, default=32)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     generator = ImageGenerator.from_pretrained(args.model)
     size, channels = generator.tokenizer.image_size, generator.tokenizer.channels
+    labels = list(range(len(generator.class_names))) or None
     extractor = EfficientNetFeatures()
-    reference = load_folder(args.reference, size, channels)
-    real = features(
-        extractor, [Image.fromarray(p.permute(1, 2, 0).squeeze(-1).numpy()) for p in reference.pixels], channels
-    )
-    rows: list[Image.Image] = []
-    for name, width in (("own size", size), ("sliding", 2 * size), ("rotary", 2 * size)):
-        ways = {"large_grids": name} if width > size else {}
-        count = args.n if width > size else 2 * args.n  # as many parts
-        pictures = generator.generate(
-            count,
-            list(range(len(generator.class_names))) or None,
-            args.steps,
-            args.guidance,
-            seed=1,
-            width=width,
-            **ways,
+    images = load_folder(args.reference, size, channels)
+    real = features_of(extractor, [to_pil(images[index][0][None])[0] for index in range(len(images))], channels)
+    shown: list[Image.Image] = []
+    for method in (OWN_SIZE, "sliding", "rotary"):
+        width = size if method == OWN_SIZE else 2 * size
+        count = args.n * 2 * size // width  # the same number of parts
+        settings = generator.settings(
+            num_inference_steps=args.steps,
+            guidance_scale=args.guidance,
+            sampler="tweedie",
+            large_grids="sliding" if method == OWN_SIZE else method,
         )
-        parts = [picture.crop((left, 0, left + size, size)) for picture in pictures for left in range(0, width, size)]
-        distance = frechet_distance(real, features(extractor, parts, channels))
-        middle = f", seam {seam(pictures):.2f}" if width > size else ""
-        print(f"{name:10} Frechet distance of {len(parts)} parts {distance:.1f}{middle}")
-        rows += pictures[: 12 * size // width] if width == size else pictures[:6]
-        if width == size:
-            rows = [image_grid(rows[i : i + 2], 2, 0) for i in range(0, 12, 2)]
-    save_png(image_grid(rows, 6), args.out)
+        sampled = generator.generate(count, labels, width=width, seed=1, settings=settings)
+        parts = [image.crop((left, 0, left + size, size)) for image in sampled for left in range(0, width, size)]
+        distance = frechet_distance(real, features_of(extractor, parts, channels))
+        if method == OWN_SIZE:
+            print(f"{method:10} Frechet distance of {len(parts)} parts {distance:.1f}")
+            shown += [image_grid(sampled[index : index + 2], 2, 0) for index in range(0, 12, 2)]
+        else:
+            print(f"{method:10} Frechet distance of {len(parts)} parts {distance:.1f}, seam {seam(sampled):.2f}")
+            shown += sampled[:6]
+    save_png(image_grid(shown, 6), args.out)
     print(args.out)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

@@ -1,10 +1,10 @@
-"""One training step of the output head and its loss: plain cross entropy over all positions against masked positions in
-chunks.
+"""Compare the chunked output head with plain cross entropy: time and peak memory of one training step of head and loss.
 
     python benchmarks/loss.py
 
-B = 32 pictures of 16 x 16 codes, width 768, mask rates as the cosine schedule draws them. Both sides run in turn, in
-several pairs; each side's peak memory is taken in a process of its own, above what its inputs hold.
+Batches of 32 images of 16 x 16 codes, features of 768 channels, mask rates of the cosine schedule. Plain cross entropy is
+taken over all positions, the chunked one over the masked positions. Both run in turn, in several pairs. The peak memory is
+measured in a process of its own for each, above what its inputs take.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,14 +27,24 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from common.errors import ArgumentParser, run_cli
 from diffusion.head import head_cross_entropy
 from diffusion.noise import Cosine, stratified_times
 
 BATCH, POSITIONS, WIDTH = 32, 256, 768
 
 
-def inputs(vocabulary: int, device: str, dtype: torch.dtype) -> tuple[Tensor, nn.Linear, Tensor, Tensor]:
-    """Features, head, targets and weights (0 where a position is visible)."""
+class Inputs(NamedTuple):
+    """Features `(B, N, D)`, the head, targets `(B, N)` and weights `(B, N)`, 0 at visible positions."""
+
+    features: Tensor
+    head: nn.Linear
+    targets: Tensor
+    weights: Tensor
+
+
+def make_inputs(vocabulary: int, device: str, dtype: torch.dtype) -> Inputs:
+    """Random inputs, the same in every call."""
     generator = torch.Generator().manual_seed(0)
     sigma, _ = Cosine()(stratified_times(BATCH, generator))
     masked = torch.rand(BATCH, POSITIONS, generator=generator) < -torch.expm1(-sigma)[:, None]
@@ -39,95 +52,100 @@ def inputs(vocabulary: int, device: str, dtype: torch.dtype) -> tuple[Tensor, nn
     targets = torch.randint(vocabulary, (BATCH, POSITIONS), generator=generator).to(device)
     torch.manual_seed(0)
     head = nn.Linear(WIDTH, vocabulary).to(device)
-    return features, head, targets, (masked / masked.sum()).to(device)
+    return Inputs(features, head, targets, (masked / masked.sum()).to(device))
 
 
 def plain(features: Tensor, head: nn.Linear, targets: Tensor, weights: Tensor) -> Tensor:
-    """cross_entropy(head(x)) over all positions, then the weights."""
+    """cross_entropy(head(x)) over all positions, times the weights."""
     with torch.autocast(features.device.type, torch.bfloat16, enabled=features.dtype == torch.bfloat16):
         logits = head(features)
     losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-    return (weights.flatten() * losses).sum()
+    loss: Tensor = (weights.flatten() * losses).sum()
+    return loss
 
 
-SIDES = {"plain": plain, "chunked": head_cross_entropy}
+LOSSES = {"plain": plain, "chunked": head_cross_entropy}
 
 
-def step(side: str, data: tuple[Tensor, nn.Linear, Tensor, Tensor]) -> Tensor:
-    """Forward and backward; gradients are dropped afterwards."""
-    features, head, _, _ = data
-    loss = SIDES[side](*data)
-    loss.backward()
-    features.grad = None
-    head.zero_grad(set_to_none=True)
-    if features.is_cuda:
+def step(name: str, inputs: Inputs) -> Tensor:
+    """Run forward and backward, drop the gradients and return the loss."""
+    loss = LOSSES[name](*inputs)
+    torch.autograd.backward(loss)
+    inputs.features.grad = None
+    inputs.head.zero_grad(set_to_none=True)
+    if inputs.features.is_cuda:
         torch.cuda.synchronize()
     return loss.detach()
 
 
-def peak_memory(side: str, vocabulary: int, device: str, dtype: torch.dtype) -> float:
-    """MB above what stands before the step, gradients included."""
-    data = inputs(vocabulary, device, dtype)
+def resident_bytes() -> int:
+    """The memory of this process (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def peak_memory(name: str, vocabulary: int, device: str, dtype: torch.dtype) -> float:
+    """MB that a step takes above its inputs, gradients included. Call it once in a process."""
+    inputs = make_inputs(vocabulary, device, dtype)
     if device == "cuda":
         base = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        step(side, data)
+        step(name, inputs)
         return (torch.cuda.max_memory_allocated() - base) / 1e6
-    small = inputs(8, device, dtype)
-    step(side, small)  # the library's own workspaces
-    done, seen = threading.Event(), [0]
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    step(name, make_inputs(8, device, dtype))  # allocates the library's own workspaces
+    done, peak = threading.Event(), 0
 
     def watch() -> None:
+        nonlocal peak
         while not done.is_set():
-            seen[0] = max(seen[0], resident())
+            peak = max(peak, resident_bytes())
             time.sleep(0.001)
 
-    base = resident()
+    base = resident_bytes()
     watcher = threading.Thread(target=watch)
     watcher.start()
-    step(side, data)
+    step(name, inputs)
     done.set()
     watcher.join()
-    return (seen[0] - base) / 1e6
+    return (peak - base) / 1e6
 
 
-def main() -> None:
-    """Print one JSON object a vocabulary size."""
-    parser = argparse.ArgumentParser(description="Head and loss: chunked against plain.")
+def compare(vocabulary: int, device: str, args: argparse.Namespace) -> dict[str, object]:
+    """Losses, times and peak memory of both, and their ratios (chunked over plain)."""
+    inputs = make_inputs(vocabulary, device, getattr(torch, args.dtype))
+    losses = {name: step(name, inputs).item() for name in LOSSES}  # also warms up
+    times: dict[str, list[float]] = {name: [] for name in LOSSES}
+    for pair in range(args.pairs):
+        for name in list(LOSSES) if pair % 2 == 0 else list(LOSSES)[::-1]:
+            start = time.perf_counter()
+            step(name, inputs)
+            times[name].append(time.perf_counter() - start)
+    ratios = [chunked / whole for whole, chunked in zip(times["plain"], times["chunked"], strict=True)]
+    command = [sys.executable, __file__, "--dtype", args.dtype, "--vocabulary", str(vocabulary), "--peak"]
+    peak = {name: float(subprocess.run([*command, name], capture_output=True, check=True).stdout) for name in LOSSES}
+    return {
+        "vocabulary": vocabulary, "dtype": args.dtype, "device": device, "machine": platform.machine(),
+        "masked_fraction": round((inputs.weights > 0).float().mean().item(), 3),
+        "loss": losses, "seconds": {name: round(min(taken), 3) for name, taken in times.items()},
+        "time_ratio_median": round(statistics.median_high(ratios), 3),
+        "peak_mb": {name: round(value) for name, value in peak.items()},
+        "memory_ratio": round(peak["chunked"] / peak["plain"], 3),
+    }  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = ArgumentParser(prog="loss.py", description="Time and memory of the chunked output head.")
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[16384, 1024])
     parser.add_argument("--pairs", type=int, default=3, help="timed pairs (default 3)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the features")
-    parser.add_argument("--peak", choices=SIDES, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    parser.add_argument("--peak", choices=LOSSES, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = getattr(torch, args.dtype)
     if args.peak:
-        print(peak_memory(args.peak, args.vocabulary[0], device, dtype))
+        print(peak_memory(args.peak, args.vocabulary[0], device, getattr(torch, args.dtype)))
         return
     for vocabulary in args.vocabulary:
-        data = inputs(vocabulary, device, dtype)
-        values = {side: step(side, data).item() for side in SIDES}  # also warms up
-        times: dict[str, list[float]] = {side: [] for side in SIDES}
-        for pair in range(args.pairs):
-            for side in (list(SIDES), list(SIDES)[::-1])[pair % 2]:
-                start = time.perf_counter()
-                step(side, data)
-                times[side].append(time.perf_counter() - start)
-        ratios = sorted(b / a for a, b in zip(times["plain"], times["chunked"], strict=True))
-        again = [sys.executable, __file__, "--dtype", args.dtype, "--vocabulary", str(vocabulary), "--peak"]
-        peak = {side: float(subprocess.run([*again, side], capture_output=True, check=True).stdout) for side in SIDES}
-        print(json.dumps({
-            "vocabulary": vocabulary, "dtype": args.dtype, "device": device, "machine": platform.machine(),
-            "masked_share": round((data[3] > 0).float().mean().item(), 3),
-            "loss": values, "seconds": {side: round(min(taken), 3) for side, taken in times.items()},
-            "time_ratio_median": round(ratios[len(ratios) // 2], 3),
-            "peak_mb": {side: round(value) for side, value in peak.items()},
-            "memory_ratio": round(peak["chunked"] / peak["plain"], 3),
-        }))  # fmt: skip
+        print(json.dumps(compare(vocabulary, device, args)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

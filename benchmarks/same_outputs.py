@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageSequence
+from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 EMOJI = ["--model", "models/emoji64"]
@@ -93,11 +94,9 @@ def commands(digits: Path, out: Path) -> dict[str, list[str]]:
     return found
 
 
-def digest(file: Path) -> Any:
+def digest(file: Path) -> object:
     """What is compared of a file: hashes of pixels and of tensors, the numbers of a report."""
     if file.suffix == ".safetensors":
-        from safetensors.numpy import load_file
-
         tensors = load_file(file)
         return {name: hashlib.sha256(value.tobytes()).hexdigest()[:16] for name, value in sorted(tensors.items())}
     if file.suffix == ".json":
@@ -106,7 +105,7 @@ def digest(file: Path) -> Any:
     return [hashlib.sha256(frame.tobytes()).hexdigest()[:16] + f" {frame.shape}" for frame in frames]
 
 
-def numbers(value: Any) -> list[float]:
+def numbers(value: object) -> list[float]:
     """All numbers in a JSON value."""
     if isinstance(value, dict):
         return [number for item in value.values() for number in numbers(item)]

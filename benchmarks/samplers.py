@@ -1,73 +1,112 @@
-"""Every sampler at several numbers of steps on the digits model: calls, speed, Frechet distance, accuracy; a table and a plot.
+"""Compare all samplers at several numbers of steps on a digits model: network calls, speed, Frechet distance, accuracy.
 
     python benchmarks/samplers.py --model runs/mnist --out docs/samplers
 
-writes docs/samplers.md, docs/samplers.json and docs/samplers.png. Pictures are drawn with the same seeds for all.
+writes docs/samplers.md, docs/samplers.json and docs/samplers.png. All samplers use the same seeds.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+import matplotlib as mpl
 import torch
+from matplotlib import pyplot as plt
+from torch import Tensor, nn
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.digits import train_reader
+from benchmarks.digit_classifier import correct, load_digits, train_classifier
+from common.errors import ArgumentParser, run_cli
 from common.features import EfficientNetFeatures
-from common.files import write_text
+from common.files import replace_file, write_text
 from common.metrics import frechet_distance
-from diffusion.graph import Absorbing
 from diffusion.pipeline import ImageGenerator
+from diffusion.sampler import SAMPLERS, samplers_for
 from diffusion.settings import SamplingSettings
-from diffusion.sampler import NEEDS_MASK, SAMPLERS
-from images.dataset import DataConfig, load_images
-
-COLUMNS = ("sampler", "steps", "network_calls", "pictures_per_second", "frechet_distance", "accuracy")
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+@dataclass(frozen=True)
+class Row:
+    """One sampler at one number of steps; calls are those for one image, accuracy is that of the digit classifier."""
+
+    sampler: str
+    steps: int
+    network_calls: float
+    images_per_second: float
+    frechet_distance: float
+    accuracy: float
+
+
+@torch.no_grad()
+def features_of(extractor: EfficientNetFeatures, images: Tensor) -> Tensor:
+    """Features `(N, 1280)` of images `(N, C, H, W)` in [-1, 1]."""
+    return torch.cat([extractor(images[begin : begin + 100]) for begin in range(0, len(images), 100)])
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """The models that score samples."""
+
+    classifier: nn.Module
+    extractor: EfficientNetFeatures
+    reference: Tensor  # features of the validation images
+
+
+def measure(generator: ImageGenerator, settings: SamplingSettings, n: int, seed: int, scorer: Scorer) -> Row:
+    """Sample `n` digits, labels taken in turn, and score them."""
+    start = time.perf_counter()
+    sampled = generator.sample_codes(n, range(10), settings, seed)
+    seconds = time.perf_counter() - start
+    images = generator.tokenizer.decode(sampled.codes).cpu()
+    return Row(
+        sampler=settings.sampler,
+        steps=settings.num_inference_steps,
+        network_calls=sampled.network_calls.double().mean().item(),
+        images_per_second=n / seconds,
+        frechet_distance=frechet_distance(features_of(scorer.extractor, images), scorer.reference),
+        accuracy=correct(scorer.classifier, images, sampled.labels).mean().item(),
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
-    lines = ["| sampler | steps | calls | pictures/s | Frechet | accuracy |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        lines.append(
-            f"| {row['sampler']} | {row['steps']} | {row['network_calls']:.1f} | {row['pictures_per_second']:.1f} "
-            f"| {row['frechet_distance']:.0f} | {row['accuracy']:.3f} |"
-        )
+    lines = ["| sampler | steps | calls | images/s | Frechet | accuracy |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {row.sampler} | {row.steps} | {row.network_calls:.1f} | {row.images_per_second:.1f} "
+        f"| {row.frechet_distance:.0f} | {row.accuracy:.3f} |"
+        for row in rows
+    ]
     return "\n".join(lines) + "\n"
 
 
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Frechet distance and accuracy over network calls."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Frechet distance and accuracy over network calls, one line a sampler."""
+    mpl.use("Agg")
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.5))
-    for index, name in enumerate(dict.fromkeys(row["sampler"] for row in rows)):
-        own = [row for row in rows if row["sampler"] == name]
-        for axis, score in zip(axes, ("frechet_distance", "accuracy"), strict=True):
-            style = {"marker": "os^Dv"[index % 5], "linestyle": ["-", "--", ":"][index % 3], "color": f"C{index}"}
-            if index >= 10:  # there are ten colours
-                style["color"] = "black"
-            axis.plot([row["network_calls"] for row in own], [row[score] for row in own], label=name, **style)
-            axis.set(xlabel="network calls a picture", ylabel=score.replace("_", " "), xscale="log")
-    axes[0].set_yscale("log")
+    for index, name in enumerate(dict.fromkeys(row.sampler for row in rows)):
+        own = [row for row in rows if row.sampler == name]
+        calls = [row.network_calls for row in own]
+        style = {"marker": "os^Dv"[index % 5], "linestyle": ["-", "--", ":"][index % 3]}
+        color = f"C{index}" if index < 10 else "black"  # matplotlib has ten colors
+        axes[0].plot(calls, [row.frechet_distance for row in own], label=name, color=color, **style)
+        axes[1].plot(calls, [row.accuracy for row in own], label=name, color=color, **style)
+    axes[0].set(xlabel="network calls an image", ylabel="frechet distance", xscale="log", yscale="log")
+    axes[1].set(xlabel="network calls an image", ylabel="accuracy", xscale="log")
     axes[1].legend(fontsize=7)
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    replace_file(path, lambda part: figure.savefig(part, dpi=100, format="png"))
+    plt.close(figure)
 
 
-def main() -> None:
-    """Draw, score, write."""
-    parser = argparse.ArgumentParser(description="Samplers side by side on digits.")
+def main(argv: Sequence[str]) -> None:
+    parser = ArgumentParser(prog="samplers.py", description="Compare samplers on a digits model.")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="files to write, without a suffix")
     parser.add_argument("--n", type=int, default=200)
@@ -75,34 +114,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 16, 32, 64, 128])
     parser.add_argument("--samplers", nargs="+", default=list(SAMPLERS), choices=SAMPLERS)
-    args = parser.parse_args()
-    train, held_out = (load_images(DataConfig(), split) for split in ("train", "val"))
-    reader = train_reader(train.pixels.float() / 127.5 - 1, train.labels)
-    extractor = EfficientNetFeatures()
+    args = parser.parse_args(argv)
     generator = ImageGenerator.from_pretrained(args.model)
-    with torch.no_grad():
-        reference = torch.cat([extractor(batch.float() / 127.5 - 1) for batch in held_out.pixels.split(100)])
-    names = [name for name in args.samplers if isinstance(generator.graph, Absorbing) or name not in NEEDS_MASK]
+    extractor = EfficientNetFeatures()
+    validation, _ = load_digits("val")
+    scorer = Scorer(train_classifier(*load_digits("train")), extractor, features_of(extractor, validation))
+    fitting = samplers_for(generator.prior.graph)
+    pairs = [(name, steps) for name in args.samplers if name in fitting for steps in args.steps]
     rows = []
-    for name, steps in tqdm([(name, steps) for name in names for steps in args.steps]):
-        start = time.perf_counter()
-        drawn = generator.generate_codes(args.n, range(10), SamplingSettings(steps, args.guidance, name), args.seed)
-        seconds = time.perf_counter() - start
-        with torch.no_grad():
-            images = generator.tokenizer.decode(drawn.codes).cpu()
-            right = reader(images).argmax(1) == torch.arange(args.n) % 10
-            features = torch.cat([extractor(batch) for batch in images.split(100)])
-        values = (
-            name, steps, drawn.network_calls.double().mean().item(), args.n / seconds,
-            frechet_distance(features, reference), right.double().mean().item(),
-        )  # fmt: skip
-        rows.append(dict(zip(COLUMNS, values, strict=True)))
-    setting = {name: str(getattr(args, name)) for name in ("model", "n", "guidance", "seed")}
-    report = setting | {
+    for name, steps in tqdm(pairs):
+        settings = generator.settings(num_inference_steps=steps, guidance_scale=args.guidance, sampler=name)
+        rows.append(measure(generator, settings, args.n, args.seed, scorer))
+    report = {name: str(getattr(args, name)) for name in ("model", "n", "guidance", "seed")} | {
         "extractor": extractor.name,
-        "reference": "mnist5k held out",
-        "graph": generator.graph.name,
-        "rows": rows,
+        "reference": "mnist5k validation",
+        "graph": generator.prior.graph.name,
+        "rows": [asdict(row) for row in rows],
     }
     write_text(args.out.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
     write_text(args.out.with_suffix(".md"), table(rows))
@@ -111,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_cli(main))

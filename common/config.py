@@ -1,4 +1,4 @@
-"""One YAML a run, loaded strictly into dataclasses that live beside what they configure."""
+"""One YAML file per run, loaded strictly into dataclasses; each dataclass stands beside the code that it configures."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Config = TypeVar("Config")
 
 @dataclass
 class TrainConfig:
-    """`<stage>.train.*`: the same keys for every stage."""
+    """`<stage>.train.*` of a run's configuration: the same keys for every stage."""
 
     steps: int = 1000
     batch_size: int = 64  # global: over all processes
     learning_rate: float = 1e-3
-    min_learning_rate_ratio: float = 0.05  # where the cosine decay ends, as a share of learning_rate
+    min_learning_rate_ratio: float = 0.05  # the last step's learning rate, as a fraction of learning_rate
     warmup_steps: int = 100
     weight_decay: float = 0.0
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
     ema_decay: float = 0.999
     mixed_precision: str = "no"  # no | bf16 | fp16
     grad_clip: float = 1.0
-    max_skipped_steps: int = 10  # steps in a row with a loss or gradient that is not finite, after which a run stops
+    max_skipped_steps: int = 10  # steps in a row with a loss or gradient that is not finite; then the run stops
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
     log_every: int = 20
@@ -41,8 +41,9 @@ class TrainConfig:
     trackers: list[str] = field(default_factory=list)  # names that accelerate knows, such as tensorboard or wandb
 
     def __post_init__(self) -> None:
+        """Raise ValueError for values that are out of range."""
         if self.mixed_precision == "False":
-            self.mixed_precision = "no"  # which YAML reads as false
+            self.mixed_precision = "no"  # YAML reads no as false
         for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -61,10 +62,10 @@ class TrainConfig:
 
 
 def load_config(schema: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read `path`, apply `section.key=value` overrides, and build `schema` from the whole.
+    """The configuration in the YAML file `path`, with `section.key=value` overrides applied and missing keys at defaults.
 
     Raises:
-        UserError: missing or unreadable file, unknown key (names the nearest), wrong type, value out of range.
+        UserError: a missing or unreadable file, an unknown key (names the nearest), a wrong type, a value out of range.
     """
     path = Path(path)
     if not path.is_file():
@@ -86,16 +87,16 @@ def load_config(schema: type[Config], path: str | Path, overrides: Sequence[str]
         raise UserError(_unknown_key(schema, str(error.full_key))) from error
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{error.full_key or path}: {reason}; mend it in {path} or among the overrides") from error
+        raise UserError(f"{error.full_key or path}: {reason}; fix it in {path} or in the overrides") from error
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
 
 
 def stored_config(schema: type[Config], values: Mapping[str, object], keys: Sequence[str], source: Path) -> Config:
-    """The `schema` that a model's config.json describes: its `keys` of `values`, checked; other fields keep their defaults.
+    """The `schema` of a model: `keys` are read from `values` of its config.json and checked, other fields keep defaults.
 
     Raises:
-        UserError: a key is missing, of a wrong type or out of range; names `source`.
+        UserError: a key is missing, of a wrong type or out of range; the message names `source`.
     """
     try:
         given = {key: values[key] for key in keys}

@@ -12,6 +12,10 @@ class UserError(Exception):
     """A mistake that the user can fix. The message is one line: what is wrong and how to fix it."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a command that can continue later. The message is one line: how to continue."""
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse, but a mistake gives one line on stderr and exit code 2, without the usage block."""
 
@@ -21,12 +25,11 @@ class ArgumentParser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def run_cli(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None, interrupted: str = "") -> int:
+def run_cli(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run `main`; the exit code is 0, 2 after a UserError or a file that cannot be used, 130 after Ctrl-C.
 
     Args:
         argv: the arguments; None takes those of the process.
-        interrupted: what to say after Ctrl-C about the work that is done.
     """
     try:
         main(sys.argv[1:] if argv is None else argv)
@@ -38,7 +41,10 @@ def run_cli(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
             raise
         print(f"error: cannot use {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
         return 2
+    except Interrupted as interrupted:
+        print(f"stopped; {interrupted}", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
-        print(f"stopped; {interrupted}" if interrupted else "stopped", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         return 130
     return 0

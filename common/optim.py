@@ -1,4 +1,4 @@
-"""Optimizer steps that leave out losses and gradients that are not finite, and the moving average of weights."""
+"""Optimizer steps that skip losses and gradients that are not finite, and the moving average of the weights (EMA)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def build_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """Moving average with decay min(decay, (1 + n) / (10 + n)) after n updates, so that early steps are forgotten.
+    """A moving average of the weights of `model`, with decay min(decay, (1 + n) / (10 + n)) after n updates.
 
-    Buffers are copied, not averaged: the quantizer keeps its codebook there, and that is an average already.
+    The decay grows with n, so that the initial weights are soon forgotten. Buffers are copied, not averaged: the codebook
+    is a buffer, and is a moving average already.
     """
 
     @torch.no_grad()
@@ -28,7 +29,7 @@ def build_ema(model: nn.Module, decay: float) -> AveragedModel:
 
 
 def all_finite(accelerator: Accelerator, values: Iterable[Tensor]) -> bool:
-    """Whether scalars are finite in every process, so that all take a step or none does. All processes call this together."""
+    """Whether the scalars `values` are finite in every process. All processes call this together and get the same answer."""
     finite = torch.isfinite(torch.stack([value.detach().float() for value in values])).all().float()
     return bool(accelerator.reduce(finite, "mean") == 1)
 
@@ -42,19 +43,24 @@ def optimizer_step(
     grad_clip: float,
     norm_name: str = "grad_norm",
 ) -> bool:
-    """Backward pass, gradient clipping and step; False where something was not finite in any process, and nothing moved.
+    """Backward pass, gradient clipping and optimizer step.
 
     Args:
-        metrics: the parts of the loss, checked too; the gradient norm joins them as `norm_name`.
+        network: its gradients are clipped together to the norm `grad_clip`.
+        metrics: scalars that must be finite too, such as the terms of the loss; the gradient norm is added as `norm_name`.
+
+    Returns:
+        True after a step; False where a loss, metric or gradient of any process was not finite. The weights are then
+        unchanged, in every process.
     """
     if not all_finite(accelerator, [loss, *metrics.values()]):
-        return False  # in every process alike: one that went on alone would wait for the others
+        return False  # in every process: the backward pass of one alone would wait for the others
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(network.parameters(), grad_clip)
     metrics[norm_name] = norm
-    moved = bool(torch.isfinite(norm))
-    if moved or accelerator.scaler is not None:  # a scaler skips such a step itself, and lowers its scale
+    stepped = bool(torch.isfinite(norm))  # the same in every process: DDP has averaged the gradients
+    if stepped or accelerator.scaler is not None:  # a float16 scaler skips such a step itself, and lowers its scale
         optimizer.step()
-        moved = not optimizer.step_was_skipped
+        stepped = not optimizer.step_was_skipped
     optimizer.zero_grad(set_to_none=True)
-    return moved
+    return stepped

@@ -36,8 +36,7 @@ from diffusion.transitions import (
     tau_leaping_transition,
 )
 
-# The one signature of all samplers: (state, *, option=default, ...) -> None.
-Sampler = Callable[..., None]
+Sampler = Callable[..., None]  # (state, *, option=default, ...) -> None
 
 
 def tweedie(state: SamplerState) -> None:

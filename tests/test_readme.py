@@ -24,16 +24,16 @@ CODE = "\n".join(line[4:] for line in README.splitlines() if line.startswith("  
 def test_commands(tmp_path, monkeypatch):
     served = []
     monkeypatch.setitem(sys.modules, "app.server", SimpleNamespace(serve=lambda model, **where: served.append(where)))
-    pictures = tmp_path / "given"
-    pictures.mkdir()
+    images = tmp_path / "given"
+    images.mkdir()
     for index in range(12):
         noise = np.random.default_rng(index).integers(0, 256, (70, 64, 3), np.uint8)
-        Image.fromarray(noise).save(pictures / f"{index}.png")
+        Image.fromarray(noise).save(images / f"{index}.png")
     commands = re.findall(r"^python (\S+\.py) (.*)$", CODE.replace("\\\n", " "), flags=re.MULTILINE)
     assert len(commands) >= 8
     for program, rest in commands:
         arguments = [
-            word.replace("runs/", f"{tmp_path}/runs/").replace("PICTURES", str(pictures)) for word in shlex.split(rest)
+            word.replace("runs/", f"{tmp_path}/runs/").replace("IMAGES", str(images)) for word in shlex.split(rest)
         ]
         if program == "train.py":
             where = [] if "output_dir=" in rest else [f"output_dir={tmp_path}/runs/mnist"]
@@ -49,14 +49,14 @@ def test_commands(tmp_path, monkeypatch):
     assert served == [{"host": "127.0.0.1", "port": 7860}]
 
 
-def test_snippet_and_pictures(tiny_run):
+def test_snippets_and_links(tiny_run):
     snippet = CODE[CODE.index("from diffusion.pipeline") :].split("\n\n")[0].splitlines()[:3]
     names: dict = {}
     exec("\n".join(snippet).replace("runs/mnist", str(tiny_run)), names)
-    assert len(names["pictures"]) == 16 and names["pictures"][0].size == (32, 32)
+    assert len(names["images"]) == 16 and names["images"][0].size == (32, 32)
     snippet = CODE[CODE.index("from vq.tokenizer") :].splitlines()[:4]
     names = {"images": torch.rand(2, 1, 30, 45) * 2 - 1}
     exec("\n".join(snippet).replace("runs/mnist", str(tiny_run)), names)
-    assert names["again"].shape == names["images"].shape and names["codes"].shape == (2, 8, 12)
+    assert names["decoded"].shape == names["images"].shape and names["codes"].shape == (2, 8, 12)
     for link in re.findall(r"\]\(([^)h][^)]*)\)", README):
         assert Path(link).exists(), link

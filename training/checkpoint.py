@@ -1,13 +1,15 @@
-"""Training checkpoints: <output_dir>/checkpoints/<stage>/step-N, what resuming needs."""
+"""Training checkpoints: <output_dir>/checkpoints/<stage>/step-N holds everything that resuming needs."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
@@ -15,11 +17,22 @@ from common.errors import UserError
 from common.files import empty_temporary_directory, install_directory, temporary_path
 from common.model_dir import load_weights
 
-Progress = Mapping[str, int | str]  # what the loop records with a checkpoint: `step` and `data_key`
+
+@dataclass(frozen=True)
+class Progress:
+    """The content of a checkpoint's progress.json.
+
+    Attributes:
+        step: number of steps taken.
+        data_key: names the training data; it changes with the data.
+    """
+
+    step: int
+    data_key: str
 
 
 def checkpoint_folder(output_dir: Path, stage: str) -> Path:
-    """Where a stage keeps its checkpoints: one folder `step-N` each."""
+    """The folder of a stage's checkpoints; each checkpoint is a folder `step-N` in it."""
     return output_dir / "checkpoints" / stage
 
 
@@ -28,18 +41,49 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
+def list_checkpoints(output_dir: Path, stage: str) -> list[Path]:
+    """The complete checkpoints, the oldest first.
+
+    A checkpoint that is being written has a temporary name and is left out, so is a folder that a user has renamed.
+    """
+    found = [
+        path
+        for path in checkpoint_folder(output_dir, stage).glob("step-*")
+        if path.name.removeprefix("step-").isdecimal() and (path / "progress.json").is_file()
+    ]
+    return sorted(found, key=step_of)
+
+
 def newest_checkpoint(output_dir: Path, stage: str) -> Path | None:
-    """The complete checkpoint with the highest step; half-written ones have temporary names and are not seen."""
-    found = [path for path in checkpoint_folder(output_dir, stage).glob("step-*") if (path / "progress.json").is_file()]
-    return max(found, key=step_of, default=None)
+    """The complete checkpoint with the highest step, or None."""
+    return next(reversed(list_checkpoints(output_dir, stage)), None)
+
+
+def checkpoint_to_resume(output_dir: Path, stage: str, resume: str) -> Path | None:
+    """The checkpoint that `train.resume` selects: "auto" the newest, "never" none, else the folder of that name.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if resume == "never":
+        return None
+    if resume == "auto":
+        return newest_checkpoint(output_dir, stage)
+    checkpoint = Path(resume)
+    if not checkpoint.is_dir():
+        folder = checkpoint_folder(output_dir, stage)
+        raise UserError(f"no checkpoint {checkpoint}: {stage}.train.resume is auto, never or a folder in {folder}")
+    return checkpoint
 
 
 def save_checkpoint(
     accelerator: Accelerator, ema: AveragedModel, output_dir: Path, stage: str, progress: Progress, keep: int
 ) -> None:
-    """Write `step-N` with every process's random state; keep the newest `keep`. All processes call this together."""
-    folder = checkpoint_folder(output_dir, stage)
-    target = folder / f"step-{progress['step']}"
+    """Write `step-N` with the random state of every process, then delete all but the newest `keep` checkpoints.
+
+    All processes call this together. An interruption leaves the older checkpoints complete.
+    """
+    target = checkpoint_folder(output_dir, stage) / f"step-{progress.step}"
     if accelerator.is_main_process:
         empty_temporary_directory(target)
     accelerator.wait_for_everyone()
@@ -48,15 +92,15 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         save_file({name: value.contiguous() for name, value in ema.state_dict().items()}, part / "ema.safetensors")
-        (part / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
+        (part / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
         install_directory(target)
-        for old in sorted(folder.glob("step-*"), key=step_of)[:-keep]:
+        for old in list_checkpoints(output_dir, stage)[:-keep]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
 
 
 def set_aside(output_dir: Path, stage: str) -> None:
-    """Rename the stage's checkpoints to `<stage>-replaced-N`, so that a new run begins without them and loses none."""
+    """Rename the folder of checkpoints to `<stage>-replaced-N`, so that a new run starts without them and none is lost."""
     folder = checkpoint_folder(output_dir, stage)
     if not folder.exists():
         return
@@ -66,24 +110,30 @@ def set_aside(output_dir: Path, stage: str) -> None:
     folder.rename(kept)
 
 
-def read_progress(checkpoint: Path) -> dict[str, int | str]:
-    """What the loop recorded with a checkpoint: at least its `step`. Raises UserError for a folder that is none."""
+def read_progress(checkpoint: Path) -> Progress:
+    """The progress of a checkpoint. Raises UserError for a folder that is not a checkpoint."""
     try:
-        return dict(json.loads((checkpoint / "progress.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        stored = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
+        return Progress(int(stored["step"]), str(stored["data_key"]))
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{checkpoint} is not a checkpoint (no readable progress.json): name a step-N folder"
         ) from error
 
 
 def load_checkpoint(accelerator: Accelerator, ema: AveragedModel, checkpoint: Path) -> None:
-    """Restore models, optimizers, random states and the moving average. Raises UserError for one of another shape."""
+    """Restore models, optimizers, random states and the EMA weights.
+
+    Raises:
+        UserError: the checkpoint is damaged, or belongs to another configuration.
+    """
     try:
         accelerator.load_state(str(checkpoint))
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        averaged = load_file(checkpoint / "ema.safetensors")
+    except (RuntimeError, ValueError, KeyError, OSError, EOFError, UnpicklingError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"checkpoint {checkpoint} does not fit this configuration ({reason}): "
-            "set output_dir to another folder, or train.resume=never to start anew"
+            f"checkpoint {checkpoint} is damaged or does not fit this configuration ({reason}): "
+            "set output_dir to another folder, or train.resume=never to start from scratch"
         ) from error
-    load_weights(ema, load_file(checkpoint / "ema.safetensors"), checkpoint / "ema.safetensors")
+    load_weights(ema, averaged, checkpoint / "ema.safetensors")

@@ -1,12 +1,12 @@
-"""The one training loop, for every stage."""
+"""The one training loop, for every stage: steps, learning-rate schedule, metrics, checkpoints, validation, export."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -16,65 +16,93 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from common.config import TrainConfig
-from common.errors import UserError
+from common.errors import Interrupted, UserError
 from common.model_card import write_model_card
 from common.seeds import derived_seed
 from training.batches import DeterministicBatchSampler
 from training.checkpoint import (
-    checkpoint_folder,
+    Progress,
+    checkpoint_to_resume,
     load_checkpoint,
     newest_checkpoint,
     read_progress,
     save_checkpoint,
     set_aside,
+    step_of,
 )
 from training.guard import NonFiniteGuard
-from training.logging import MetricsLog
+from training.logging import MetricsLog, plot_curves
 
-Item = tuple[Tensor, Tensor]  # (images or codes, labels)
+Item = tuple[Tensor, Tensor]  # (image or codes, label); in a batch (B, ...) and (B,)
 
 
 class Stage(Protocol):
-    """What the loop trains: `vq.stage.TokenizerStage` or `diffusion.stage.PriorStage`."""
+    """What the loop trains: `vq.stage.TokenizerStage` or `diffusion.stage.PriorStage`.
+
+    Attributes:
+        name: "tokenizer" or "prior"; names the exported folder, the checkpoints and the log.
+        model: the network, as `Accelerator.prepare` returns it.
+        ema: moving average of the network's weights; this is what is scored and exported.
+    """
 
     name: str
     model: nn.Module
     ema: AveragedModel
 
     def set_learning_rate(self, scale: float) -> None:
-        """Set the learning rates to `scale` times the configured ones."""
+        """Set every learning rate to `scale`, in [0, 1], times the configured one."""
 
     def step(self, batch: Item, step: int) -> dict[str, Tensor]:
-        """One update; scalar metrics, among them `skipped`: 1 where nothing moved because something was not finite."""
+        """Update the weights once.
+
+        Returns:
+            Scalar metrics by name. One of them is `skipped`: 1 where a loss or gradient was not finite, so that the
+            weights did not change, else 0.
+        """
 
     def pop_metrics(self) -> dict[str, float]:
-        """Metrics gathered since the last call. All processes call this together."""
+        """Metrics gathered over the steps since the last call. All processes call this together."""
 
     def evaluate(self, loader: Iterable[Item]) -> dict[str, float]:
-        """Scores of the averaged weights on the validation set."""
+        """Scores of the EMA weights on the validation set, by name. Only the main process calls this."""
 
     def export(self, directory: Path, provenance: Mapping[str, object]) -> None:
-        """Write the averaged weights and their configuration."""
+        """Write the EMA weights to `directory`, and their configuration together with `provenance`."""
+
+
+@dataclass(frozen=True)
+class StageData:
+    """What a stage is trained and scored on.
+
+    Attributes:
+        train, val: the data sets of both splits.
+        key: names the training data; a checkpoint of other data is refused.
+        source: `data.source`, recorded with the model.
+        workers: loader processes.
+        flip: whether half of the training items are flipped; their keys are then (index, flipped).
+    """
+
+    train: Dataset[Item]
+    val: Dataset[Item]
+    key: str
+    source: str
+    workers: int = 0
+    flip: bool = False
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the loop needs to know of a run.
+    """How, on what and where a stage is trained.
 
     Attributes:
-        seed: of batches and of everything a step samples.
-        workers: loader processes.
-        data_key: names the training data; a checkpoint of other data is refused.
-        data_source: for config.json.
-        flip: whether images are flipped at random.
+        seed: of the batches and of every random number in a step.
     """
 
+    train: TrainConfig
+    data: StageData
+    accelerator: Accelerator
     output_dir: Path
     seed: int
-    workers: int
-    data_key: str
-    data_source: str
-    flip: bool = False
 
 
 def learning_rate_scale(step: int, train: TrainConfig) -> float:
@@ -86,58 +114,75 @@ def learning_rate_scale(step: int, train: TrainConfig) -> float:
     return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def train_stage(
-    stage: Stage,
-    train: TrainConfig,
-    accelerator: Accelerator,
-    training_set: Dataset[Item],
-    validation_set: Dataset[Item],
-    run: Run,
-) -> None:
-    """Train `stage` to its last step, evaluate and export it. Raises UserError."""
-    first = resume_or_begin(stage, train, accelerator, run)
-    loader: DataLoader[Any] = DataLoader(
-        training_set,
-        batch_sampler=DeterministicBatchSampler(
-            len(training_set),  # type: ignore[arg-type]
-            train.batch_size,
-            run.seed,
-            first,
-            train.steps,
-            accelerator.process_index,
-            accelerator.num_processes,
-            run.flip,
-        ),
-        num_workers=run.workers,
-    )
-    log = MetricsLog(run.output_dir, stage.name, accelerator, train.trackers, continued=first > 0)
-    guard = NonFiniteGuard(stage.name, run.output_dir, train.max_skipped_steps)
+def train_stage(stage: Stage, run: Run) -> None:
+    """Train `stage` from its checkpoint or from scratch to its last step, score it, export it.
 
-    def save(step: int) -> None:
-        progress: dict[str, int | str] = {"step": step, "data_key": run.data_key}
-        save_checkpoint(accelerator, stage.ema, run.output_dir, stage.name, progress, train.keep_checkpoints)
+    All processes call this together.
 
+    Raises:
+        UserError: the checkpoint does not fit, or too many steps in a row were not finite.
+        Interrupted: Ctrl-C after a checkpoint was written.
+    """
+    first = resume_or_start(stage, run)
+    log = MetricsLog(run.output_dir, stage.name, run.accelerator, run.train.trackers, keep=first > 0)
+    try:
+        take_steps(stage, run, log, first)
+        if run.accelerator.is_main_process:
+            evaluate_and_export(stage, run, log)
+    except KeyboardInterrupt:
+        checkpoint = newest_checkpoint(run.output_dir, stage.name)
+        if checkpoint is None:
+            raise
+        # With any other value, the same command starts from scratch or from an older checkpoint.
+        command = "the same command" if run.train.resume == "auto" else f"{stage.name}.train.resume=auto"
+        raise Interrupted(f"{command} resumes from {checkpoint}") from None
+    run.accelerator.wait_for_everyone()
+    run.accelerator.end_training()
+
+
+def resume_or_start(stage: Stage, run: Run) -> int:
+    """Restore the checkpoint that `train.resume` selects, or rename old ones for a new run; returns the first step.
+
+    Raises:
+        UserError: there is no such checkpoint, or it was made on other data or by another configuration.
+    """
+    checkpoint = checkpoint_to_resume(run.output_dir, stage.name, run.train.resume)
+    first = 0
+    if checkpoint is not None:
+        progress = read_progress(checkpoint)
+        if progress.data_key != run.data.key:
+            raise UserError(
+                f"{checkpoint} was trained on other data or codes: "
+                f"set {stage.name}.train.resume=never to start from scratch"
+            )
+        load_checkpoint(run.accelerator, stage.ema, checkpoint)
+        first = progress.step
+        run.accelerator.print(f"{stage.name}: resumes from {checkpoint}")
+    elif run.accelerator.is_main_process:
+        set_aside(run.output_dir, stage.name)
+    run.accelerator.wait_for_everyone()  # no process writes before the old checkpoints are renamed
+    return first
+
+
+def take_steps(stage: Stage, run: Run, log: MetricsLog, first: int) -> None:
+    """Take steps `first` to `train.steps` - 1; log metrics and write checkpoints. Raises UserError."""
+    train, accelerator = run.train, run.accelerator
+    loader = training_loader(run, first)
+    guard = NonFiniteGuard(train.max_skipped_steps)
+    hidden = not accelerator.is_main_process
+    bar = tqdm(loader, desc=stage.name, initial=first, total=train.steps, disable=hidden, mininterval=1)
     stage.model.train()
-    bar = tqdm(
-        loader,
-        desc=stage.name,
-        initial=first,
-        total=train.steps,
-        disable=not accelerator.is_main_process,
-        mininterval=1,
-    )
     for step, batch in enumerate(bar, start=first):
-        # The random numbers of a step depend on nothing before it, so a resumed run repeats an unbroken one.
+        # Each step has its own seed, so that a resumed run uses the random numbers of an uninterrupted one.
         torch.manual_seed(derived_seed(run.seed, step, accelerator.process_index))
         stage.set_learning_rate(learning_rate_scale(step, train))
         metrics = stage.step(batch, step)
+
         done = step + 1
         guard.count(bool(metrics.pop("skipped")))
-        if guard.too_many:
-            good = done - guard.running  # no weight has moved since
-            if good > guard.newest():
-                save(good)
-            raise UserError(guard.message(done))
+        if guard.limit_reached:
+            keep_weights(stage, run, done - guard.in_a_row)  # the skipped steps did not change them
+            raise UserError(guard.message(stage.name, done, newest_checkpoint(run.output_dir, stage.name)))
         if done % train.log_every == 0 or done == train.steps:
             values = {name: float(value) for name, value in metrics.items()} | stage.pop_metrics()
             if guard.total:
@@ -145,53 +190,50 @@ def train_stage(
             log.log_metrics(done, values)
             bar.set_postfix({name: f"{value:.3f}" for name, value in values.items() if name.startswith("loss")})
         if done % train.checkpoint_every == 0 or done == train.steps:
-            save(done)
-
-    if accelerator.is_main_process:
-        evaluation: DataLoader[Item] = DataLoader(
-            validation_set, batch_size=min(100, train.batch_size), num_workers=run.workers
-        )
-        scores = stage.evaluate(evaluation)
-        log.log_metrics(train.steps, {f"val_{name}": value for name, value in scores.items()})
-        provenance = {
-            "data_key": run.data_key,
-            "data_source": run.data_source,
-            "steps": train.steps,
-            "validation": scores,
-        }
-        stage.export(run.output_dir / stage.name, provenance)
-        write_model_card(run.output_dir)
-        log.plot_curves()
-        accelerator.print(f"{stage.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+            save(stage, run, done)
 
 
-def resume_or_begin(stage: Stage, train: TrainConfig, accelerator: Accelerator, run: Run) -> int:
-    """Restore the checkpoint that `train.resume` names, or set old checkpoints aside; returns the first step.
+def training_loader(run: Run, first: int) -> DataLoader[Item]:
+    """The batches of one process, from step `first` on. Raises UserError for a batch size that does not divide."""
+    sampler = DeterministicBatchSampler(
+        len(cast(Sized, run.data.train)),
+        run.train.batch_size,
+        run.seed,
+        start_step=first,
+        stop_step=run.train.steps,
+        rank=run.accelerator.process_index,
+        world_size=run.accelerator.num_processes,
+        flip=run.data.flip,
+    )
+    # Not given to Accelerator.prepare: the sampler already divides the batch among the processes.
+    return DataLoader(run.data.train, batch_sampler=sampler, num_workers=run.data.workers)
 
-    Raises:
-        UserError: there is no such checkpoint, or it was made on other data or by another configuration.
-    """
-    checkpoint = None
-    if train.resume == "auto":
-        checkpoint = newest_checkpoint(run.output_dir, stage.name)
-    elif train.resume != "never":
-        checkpoint = Path(train.resume)
-        if not checkpoint.is_dir():
-            folder = checkpoint_folder(run.output_dir, stage.name)
-            raise UserError(f"no checkpoint {checkpoint}: train.resume is auto, never or a folder in {folder}")
-    first = 0
-    if checkpoint is not None:
-        progress = read_progress(checkpoint)
-        if progress.get("data_key") != run.data_key:
-            raise UserError(
-                f"{checkpoint} was trained on other data or codes: set {stage.name}.train.resume=never to start anew"
-            )
-        load_checkpoint(accelerator, stage.ema, checkpoint)
-        first = int(progress["step"])
-        accelerator.print(f"{stage.name}: resumes from {checkpoint}")
-    elif accelerator.is_main_process:
-        set_aside(run.output_dir, stage.name)
-    accelerator.wait_for_everyone()
-    return first
+
+def save(stage: Stage, run: Run, step: int) -> None:
+    """Write the checkpoint of the weights after `step` steps. All processes call this together."""
+    progress = Progress(step, run.data.key)
+    save_checkpoint(run.accelerator, stage.ema, run.output_dir, stage.name, progress, run.train.keep_checkpoints)
+
+
+def keep_weights(stage: Stage, run: Run, step: int) -> None:
+    """Write the checkpoint of the weights after `step` steps, unless one as new exists. All processes call this together."""
+    newest = newest_checkpoint(run.output_dir, stage.name)
+    if step > (step_of(newest) if newest else 0):
+        save(stage, run, step)
+
+
+def evaluate_and_export(stage: Stage, run: Run, log: MetricsLog) -> None:
+    """Score the EMA weights on the validation set and write the model directory. Only the main process calls this."""
+    loader = DataLoader(run.data.val, batch_size=min(100, run.train.batch_size), num_workers=run.data.workers)
+    scores = stage.evaluate(loader)
+    log.log_metrics(run.train.steps, {f"val_{name}": value for name, value in scores.items()})
+    provenance: dict[str, object] = {
+        "data_key": run.data.key,
+        "data_source": run.data.source,
+        "steps": run.train.steps,
+        "validation": scores,
+    }
+    stage.export(run.output_dir / stage.name, provenance)
+    write_model_card(run.output_dir)
+    plot_curves(run.output_dir / "logs", run.output_dir / "curves.png")
+    run.accelerator.print(f"{stage.name}: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))

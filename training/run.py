@@ -1,9 +1,9 @@
-"""One run: its configuration, and the stages in order: tokenizer, codes, prior."""
+"""One run: its configuration, and its stages in order: tokenizer, encode, prior."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from diffusion.dataset import EncodedImages, codes_key, encode_images
 from diffusion.prior import PriorConfig
 from diffusion.stage import PriorStage
 from images.dataset import DataConfig, Images, WithFlips, load_images
-from training.loop import Run, train_stage
+from training.loop import Run, StageData, train_stage
 from vq.stage import TokenizerStage
 from vq.tokenizer import Tokenizer, TokenizerConfig
 
@@ -34,53 +34,73 @@ class RunConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a seed that NumPy does not accept."""
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in [0, 2^32), got {self.seed}")
+
 
 def run(stage: str, path: str, overrides: Sequence[str]) -> None:
-    """Run one stage of the configuration at `path`. Raises UserError."""
+    """Run one of `STAGES` with the configuration at `path`. Raises UserError and Interrupted."""
     config = load_config(RunConfig, path, overrides)
-    if os.environ.get("RANK", "0") == "0":  # one process writes: two would rename the same file away from each other
+    # One process writes: of two that rename the same temporary file, the second would not find it.
+    if os.environ.get("RANK", "0") == "0":
         write_text(Path(config.output_dir) / "config.yaml", to_yaml(config))
-    {"tokenizer": train_tokenizer, "encode": encode, "prior": train_prior}[stage](config)
+    STAGES[stage](config)
 
 
 def train_tokenizer(config: RunConfig) -> None:
-    """Train the tokenizer that `config` describes into output_dir/tokenizer."""
+    """Train the tokenizer into output_dir/tokenizer."""
     output_dir, train = Path(config.output_dir), config.tokenizer.train
     accelerator = build_accelerator(train, output_dir)
     set_seed(config.seed)
-    training_set, validation_set = (load_split(config.data, split, accelerator) for split in ("train", "val"))
+    images, validation = (load_split(config.data, split, accelerator) for split in ("train", "val"))
     stage = TokenizerStage(config.tokenizer, config.data, accelerator)
-    key = training_set.fingerprint[:16]
-    settings = Run(output_dir, config.seed, config.data.workers, key, config.data.source, training_set.flip)
-    train_stage(stage, train, accelerator, training_set, validation_set, settings)
+    data = StageData(
+        train=images,
+        val=validation,
+        key=images.fingerprint[:16],
+        source=config.data.source,
+        workers=config.data.workers,
+        flip=images.flip,
+    )
+    train_stage(stage, Run(train, data, accelerator, output_dir, config.seed))
 
 
 def encode(config: RunConfig) -> None:
-    """Write the encoded data set; the prior does the same by itself where it is missing."""
+    """Encode both splits into output_dir/codes; `train_prior` does the same where codes are missing."""
     accelerator = build_accelerator(config.prior.train, Path(config.output_dir))
     encoded = encode_splits(config, accelerator)
     accelerator.print(f"encoded {len(encoded.train)} + {len(encoded.val)} images into {config.output_dir}/codes")
 
 
 def train_prior(config: RunConfig) -> None:
-    """Train the prior that `config` describes into output_dir/prior."""
+    """Train the prior into output_dir/prior."""
     output_dir, train = Path(config.output_dir), config.prior.train
     accelerator = build_accelerator(train, output_dir)
     set_seed(config.seed)
     encoded = encode_splits(config, accelerator)
     height, width = encoded.train.codes.shape[1:3]
-    tokenizer = encoded.tokenizer
     stage = PriorStage(
         config.prior,
         accelerator,
-        tokenizer.codebook_size,
-        (height, width),
-        encoded.class_names,
-        config.seed,
-        tokenizer.groups,
+        codebook_size=encoded.tokenizer.codebook_size,
+        grid=(height, width),
+        class_names=encoded.class_names,
+        seed=config.seed,
+        groups=encoded.tokenizer.groups,
     )
-    settings = Run(output_dir, config.seed, config.data.workers, encoded.key, config.data.source)
-    train_stage(stage, train, accelerator, encoded.train, encoded.val, settings)
+    data = StageData(
+        train=encoded.train,
+        val=encoded.val,
+        key=encoded.key,
+        source=config.data.source,
+        workers=config.data.workers,
+    )
+    train_stage(stage, Run(train, data, accelerator, output_dir, config.seed))
+
+
+STAGES: dict[str, Callable[[RunConfig], None]] = {"tokenizer": train_tokenizer, "encode": encode, "prior": train_prior}
 
 
 class EncodedSplits(NamedTuple):
@@ -94,25 +114,23 @@ class EncodedSplits(NamedTuple):
 
 
 def encode_splits(config: RunConfig, accelerator: Accelerator) -> EncodedSplits:
-    """Encode both splits, unless that was done before with the same tokenizer and data."""
-    directory = Path(config.output_dir) / "tokenizer"
-    tokenizer = Tokenizer.load(directory).to(accelerator.device)
-    encoded: dict[str, EncodedImages] = {}
-    keys: dict[str, str] = {}
-    class_names: list[str] = []
-    for split in ("train", "val"):
-        images = load_split(config.data, split, accelerator)
-        both = WithFlips(images) if images.flip else images  # only the training split is flipped
-        keys[split] = codes_key(directory / "model.safetensors", both.fingerprint)
-        folder = Path(config.output_dir) / "codes" / keys[split]
-        encoded[split] = encode_images(both, tokenizer.encode, tokenizer.codebook_size, folder, accelerator)
-        if split == "train":
-            class_names = images.class_names
-    return EncodedSplits(encoded["train"], encoded["val"], tokenizer, class_names, keys["train"])
+    """The codes of both splits, encoded now unless the same tokenizer has encoded the same data before."""
+    output_dir = Path(config.output_dir)
+    tokenizer = Tokenizer.load(output_dir / "tokenizer").to(accelerator.device)
+
+    def encoded(images: Images | WithFlips) -> tuple[EncodedImages, str]:
+        key = codes_key(output_dir / "tokenizer" / "model.safetensors", images.fingerprint)
+        folder = output_dir / "codes" / key
+        return encode_images(images, tokenizer.encode, tokenizer.codebook_size, folder, accelerator), key
+
+    images = load_split(config.data, "train", accelerator)
+    train, key = encoded(WithFlips(images) if images.flip else images)
+    val, _ = encoded(load_split(config.data, "val", accelerator))  # validation images are never flipped
+    return EncodedSplits(train, val, tokenizer, images.class_names, key)
 
 
 def load_split(config: DataConfig, split: str, accelerator: Accelerator) -> Images:
-    """One split of the images; prints how many there are, and how many files did not decode."""
+    """The images of the "train" or "val" split; prints their number, and the number of files that did not decode."""
     images = load_images(config, split)
     skipped = f", {len(images.skipped)} files skipped" if images.skipped else ""
     accelerator.print(f"{config.source} {split}: {len(images)} images{skipped}")
@@ -120,8 +138,12 @@ def load_split(config: DataConfig, split: str, accelerator: Accelerator) -> Imag
 
 
 def build_accelerator(train: TrainConfig, output_dir: Path) -> Accelerator:
-    """Devices, processes and precision; without a GPU, processes communicate over gloo."""
-    # Buffers are kept equal by their owners: a codebook moves by sums over all processes.
+    """Devices, processes and precision; without a GPU, processes communicate over gloo.
+
+    Raises:
+        UserError: a tracker or a precision that this machine does not have.
+    """
+    # DDP must not overwrite buffers: the codebook is one, and the quantizer keeps it equal by sums over all processes.
     parallel = DistributedDataParallelKwargs(broadcast_buffers=False)
     cpu = not (torch.cuda.is_available() or torch.backends.mps.is_available())
     try:

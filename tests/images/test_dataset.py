@@ -9,7 +9,6 @@ from common.errors import UserError
 from images.convert import to_pil, to_tensor
 from images.dataset import DataConfig, ImageData, ImageFiles, WithFlips, load_folder, load_images
 from images.io import read_image, save_png
-from training.batches import DeterministicBatchSampler
 
 
 def test_digits_are_split_fixed_and_stratified():
@@ -59,31 +58,12 @@ def test_empty_and_missing_folders(tmp_path):
         load_images(DataConfig(source="folder", path=str(tmp_path / "none")), "train")
 
 
-def test_resumed_batches_are_those_of_an_unbroken_run():
-    whole = list(DeterministicBatchSampler(10, 4, seed=1, start_step=0, stop_step=9))
-    assert list(DeterministicBatchSampler(10, 4, seed=1, start_step=5, stop_step=9)) == whole[5:]
-    assert sorted(i for batch in whole[:5] for i in batch) == sorted([*range(10)] * 2)  # two whole epochs
-
-
-def test_mirroring_is_drawn_by_step_and_not_by_what_came_before():
+def test_a_key_may_ask_for_the_flipped_image():
     data = load_images(DataConfig(), "val")
-    plain = [i for batch in DeterministicBatchSampler(20, 8, 1, 0, 40) for i in batch]
-    keys = [key for batch in DeterministicBatchSampler(20, 8, 1, 0, 40, flip=True) for key in batch]
-    assert [number for number, _ in keys] == plain and 0.4 < sum(mirrored for _, mirrored in keys) / 320 < 0.6
-    assert [k for batch in DeterministicBatchSampler(20, 8, 1, 25, 40, flip=True) for k in batch] == keys[25 * 8 :]
-    ranks = [list(DeterministicBatchSampler(20, 8, 1, 0, 3, rank, 2, flip=True)) for rank in (0, 1)]
-    assert sorted(ranks[0][0] + ranks[1][0]) == sorted(keys[:8])
-    assert torch.equal(data[3, True][0], data[3][0].flip(-1)) and torch.equal(data[3, False][0], data[3][0])
+    assert torch.equal(data[3, True][0], data[3][0].flip(-1))
+    assert torch.equal(data[3, False][0], data[3][0])
     with pytest.raises(IndexError):
         data[500]
-
-
-def test_processes_share_the_global_batch():
-    whole = list(DeterministicBatchSampler(10, 4, 1, 0, 3))
-    ranks = [list(DeterministicBatchSampler(10, 4, 1, 0, 3, rank, 2)) for rank in (0, 1)]
-    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == [sorted(batch) for batch in whole]
-    with pytest.raises(UserError, match="processes"):
-        DeterministicBatchSampler(10, 3, 1, 0, 3, 0, 2)
 
 
 def test_pixels_survive_the_round_trip_and_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -1,110 +1,149 @@
+import json
+import shutil
+
 import pytest
 import torch
-from torch import nn
 
 from common.errors import UserError
-from common.files import replace_directory
-from common.model_card import model_card
-from common.model_dir import load_weights, model_directory, read_model, save_model
-from common.optim import build_ema
-from training.checkpoint import newest_checkpoint
+from tests.training.line_stage import LineStage, make_run
+from training.checkpoint import (
+    Progress,
+    checkpoint_to_resume,
+    list_checkpoints,
+    load_checkpoint,
+    newest_checkpoint,
+    read_progress,
+    save_checkpoint,
+    set_aside,
+)
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path):
-    target = tmp_path / "model"
-    save_model(target, {"weight": torch.ones(2)}, {"width": 3})
-
-    def fail(beside):
-        (beside / "config.json").write_text("{}")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        replace_directory(target, fail)
-    config, state = read_model(target)
-    assert config == {"width": 3} and torch.equal(state["weight"], torch.ones(2))
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+def make_checkpoint(output_dir, name, complete=True):
+    folder = output_dir / "checkpoints/prior" / name
+    folder.mkdir(parents=True)
+    if complete:
+        (folder / "progress.json").write_text("{}")
+    return folder
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_damaged_files_are_named(tmp_path, name):
-    save_model(tmp_path / "prior", {"weight": torch.ones(2)}, {})
-    (tmp_path / "prior" / name).write_bytes(b"\x80 not this")
-    with pytest.raises(UserError, match="damaged"):
-        read_model(tmp_path / "prior")
+def names(checkpoints):
+    return [path.name for path in checkpoints]
 
 
-def test_weights_of_another_shape_or_name(tmp_path):
-    with pytest.raises(UserError, match=r"'weight' has shape \[3, 2\], wanted \[4, 2\]"):
-        load_weights(nn.Linear(2, 4), {"weight": torch.ones(3, 2), "bias": torch.ones(4)}, tmp_path)
-    with pytest.raises(UserError, match="'bias' is missing"):
-        load_weights(nn.Linear(2, 4), {"weight": torch.ones(4, 2)}, tmp_path)
-
-
-def test_newest_is_by_number_and_half_written_ones_do_not_count(tmp_path):
-    for name, whole in (("step-900", True), ("step-1000", True), ("step-2000", False), (".step-3000.partial", True)):
-        folder = tmp_path / "checkpoints/prior" / name
-        folder.mkdir(parents=True)
-        if whole:
-            (folder / "progress.json").write_text("{}")
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
+    for name in ("step-1000", "step-900", "step-30"):
+        make_checkpoint(tmp_path, name)
+    assert names(list_checkpoints(tmp_path, "prior")) == ["step-30", "step-900", "step-1000"]
     assert newest_checkpoint(tmp_path, "prior").name == "step-1000"
     assert newest_checkpoint(tmp_path, "tokenizer") is None
 
 
-def test_average_warms_up_and_follows():
-    model = nn.Linear(1, 1, bias=False)
-    ema = build_ema(model, decay=0.9)
-    values, wanted = [1.0, 2.0, 4.0], None
-    for n, value in enumerate(values):
-        model.weight.data.fill_(value)
-        ema.update_parameters(model)
-        decay = min(0.9, (1 + n) / (10 + n))
-        wanted = value if wanted is None else decay * wanted + (1 - decay) * value
-    assert ema.module.weight.item() == pytest.approx(wanted)
+@pytest.mark.parametrize(
+    ("name", "complete"),
+    [("step-2000", False), (".step-2000.partial", True), ("step-2000-good", True), ("step-x", True)],
+)
+def test_incomplete_and_renamed_folders_are_left_out(tmp_path, name, complete):
+    make_checkpoint(tmp_path, "step-900")
+    make_checkpoint(tmp_path, name, complete)
+    assert names(list_checkpoints(tmp_path, "prior")) == ["step-900"]
 
 
-def test_hub_names_are_fetched_and_failures_are_one_line(tmp_path, monkeypatch):
-    asked = []
-
-    def fetch(repository, allow_patterns):
-        asked.append((repository, allow_patterns))
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    assert model_directory("hf:someone/digits") == tmp_path
-    assert asked[0][0] == "someone/digits" and not any(pattern == "*" for pattern in asked[0][1])
-
-    def refuse(*_, **__):
-        raise OSError("no\nnetwork")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with pytest.raises(UserError, match=r"hf:someone/digits \(no network\)"):
-        model_directory("hf:someone/digits")
-    with pytest.raises(UserError, match="no model directory"):
-        model_directory(tmp_path / "none")
+def test_what_resume_selects(tmp_path):
+    older, newer = (make_checkpoint(tmp_path, name) for name in ("step-1", "step-2"))
+    assert checkpoint_to_resume(tmp_path, "prior", "auto") == newer
+    assert checkpoint_to_resume(tmp_path, "prior", "never") is None
+    assert checkpoint_to_resume(tmp_path, "prior", str(older)) == older
+    with pytest.raises(UserError, match=r"prior\.train\.resume is auto, never or a folder in .*checkpoints/prior"):
+        checkpoint_to_resume(tmp_path, "prior", "step-1")
 
 
-@pytest.mark.parametrize("key", ["validation", "held_out"])  # the second: models of an older version
-def test_model_card_tells_scores(key):
-    card = model_card("mine", {"prior": {"width": 8, key: {"bits_per_code": 2.5}, "data_key": "secret"}})
-    assert card.startswith("---\nlibrary_name: smalti\n") and "| width | 8 |" in card
-    assert "| bits_per_code | 2.5 |" in card
-    assert "secret" not in card
-    assert f"| {key} |" not in card
+def test_old_checkpoints_are_renamed_and_none_is_lost(tmp_path):
+    for _ in range(2):
+        make_checkpoint(tmp_path, "step-3")
+        set_aside(tmp_path, "prior")
+    set_aside(tmp_path, "prior")  # nothing left to rename
+    kept = sorted(str(path.relative_to(tmp_path / "checkpoints")) for path in tmp_path.glob("checkpoints/*/*"))
+    assert kept == ["prior-replaced-1/step-3", "prior-replaced-2/step-3"]
 
 
-def test_a_copy_in_half_precision_is_half_as_large_and_draws_nearly_the_same(lively_run, tmp_path, capfd):
-    from common import export
-    from common.errors import run_cli
-    from diffusion.pipeline import ImageGenerator
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"step": "x", "data_key": "k"}', '{"step": 3}'])
+def test_a_folder_without_progress_is_not_a_checkpoint(tmp_path, content):
+    if content is not None:
+        (tmp_path / "progress.json").write_text(content)
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        read_progress(tmp_path)
 
-    target = tmp_path / "half"
-    assert run_cli(export.main, [str(lively_run), str(target)]) == 0
-    sizes = [(folder / "prior/model.safetensors").stat().st_size for folder in (lively_run, target)]
-    assert sizes[1] < 0.6 * sizes[0] and (target / "README.md").is_file()
-    whole, half = (ImageGenerator.from_pretrained(folder, "cpu") for folder in (lively_run, target))
-    weights = [generator.prior.head.weight for generator in (whole, half)]
-    assert weights[1].dtype == torch.float32 and 0 < (weights[0] - weights[1]).abs().max() < 1e-2
-    assert half.generate(1, 1, 2)[0].size == (32, 32)
-    for wrong in ([str(lively_run), str(target)], [str(tmp_path), str(tmp_path / "other")]):
-        assert run_cli(export.main, wrong) == 2
-    assert not (tmp_path / "other").exists()
+
+@pytest.fixture
+def stage(tmp_path):
+    return LineStage(make_run(tmp_path).accelerator)
+
+
+def save(stage, output_dir, step, keep=2):
+    save_checkpoint(stage.accelerator, stage.ema, output_dir, stage.name, Progress(step, "lines"), keep)
+    return output_dir / f"checkpoints/prior/step-{step}"
+
+
+def test_progress_is_read_as_it_was_saved(stage, tmp_path):
+    checkpoint = save(stage, tmp_path, 3)
+    assert json.loads((checkpoint / "progress.json").read_text()) == {"step": 3, "data_key": "lines"}
+    assert read_progress(checkpoint) == Progress(3, "lines")
+
+
+def test_only_the_newest_are_kept_and_a_renamed_one_stays(stage, tmp_path):
+    save(stage, tmp_path, 1).rename(tmp_path / "checkpoints/prior/step-1-good")
+    for step in (2, 9, 10):
+        save(stage, tmp_path, step)
+    assert sorted(names((tmp_path / "checkpoints/prior").iterdir())) == ["step-1-good", "step-10", "step-9"]
+
+
+def test_loading_restores_weights_optimizer_average_and_random_state(stage, tmp_path):
+    batch = torch.ones(4, 1), torch.zeros(4, 1)
+
+    def step(number):
+        stage.set_learning_rate(1.0)
+        stage.step(batch, number)  # its noise comes from the global random state
+        return [value.clone() for value in (*stage.model.state_dict().values(), *stage.ema.state_dict().values())]
+
+    step(0)
+    checkpoint = save(stage, tmp_path, 1)
+    wanted = step(1)
+    step(2)
+    load_checkpoint(stage.accelerator, stage.ema, checkpoint)
+    assert all(torch.equal(a, b) for a, b in zip(step(1), wanted, strict=True))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "ema.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"damaged" * 9])
+def test_a_damaged_checkpoint_is_one_line(stage, tmp_path, name, content):
+    file = save(stage, tmp_path, 1) / name
+    assert file.is_file()
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match="step-1 is damaged or does not fit") as caught:
+        load_checkpoint(stage.accelerator, stage.ema, file.parent)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("write", ["save_file", "install_directory"])
+def test_an_interrupted_save_leaves_the_older_checkpoint(stage, tmp_path, monkeypatch, write):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    older = save(stage, tmp_path, 1, keep=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"training.checkpoint.{write}", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            save(stage, tmp_path, 2, keep=1)
+    assert list_checkpoints(tmp_path, "prior") == [older]
+    load_checkpoint(stage.accelerator, stage.ema, older)
+    save(stage, tmp_path, 2, keep=1)  # over what the interruption left
+    assert names((tmp_path / "checkpoints/prior").iterdir()) == ["step-2"]
+
+
+def test_a_checkpoint_written_again_replaces_the_first(stage, tmp_path):
+    checkpoint = save(stage, tmp_path, 1)
+    shutil.copy(checkpoint / "progress.json", checkpoint / "left over")
+    save(stage, tmp_path, 1)
+    assert not (checkpoint / "left over").exists()

@@ -10,7 +10,7 @@ from common.config import TrainConfig
 from common.errors import run_cli
 from images.dataset import DataConfig
 from tests.tiny import TINY
-from train import build_accelerator
+from training.run import build_accelerator
 from vq.discriminator import DiscriminatorConfig
 from vq.loss import LossConfig, adaptive_weight, hinge_generator_loss
 from vq.quantizer import QuantizerConfig, build_quantizer
@@ -167,7 +167,7 @@ def test_after_too_many_skipped_steps_the_run_stops_with_one_line_and_a_good_che
     assert (tmp_path / "checkpoints/tokenizer/step-4/progress.json").is_file()
     # the checkpoint is whole and good: the same command, mended, goes on from it
     assert run_cli(train.main, [*arguments, "tokenizer.train.learning_rate=1e-4"]) == 0
-    assert "goes on from" in capfd.readouterr().out
+    assert "resumes from" in capfd.readouterr().out
 
 
 def test_resuming_gives_the_weights_of_an_unbroken_run(tmp_path):

@@ -8,7 +8,7 @@ from torch import distributed
 
 from common.config import TrainConfig
 from images.dataset import DataConfig
-from train import build_accelerator
+from training.run import build_accelerator
 from vq.discriminator import DiscriminatorConfig
 from vq.entropy import binary_entropies
 from vq.loss import LossConfig
