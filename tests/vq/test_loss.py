@@ -22,14 +22,15 @@ def test_non_saturating_by_hand():
 
 
 @pytest.mark.parametrize("kind", losses.ADVERSARIAL)
-def test_each_side_is_pulled_its_own_way(kind):
-    discriminate, generate = losses.ADVERSARIAL[kind]
+def test_discriminator_and_generator_move_logits_in_opposite_directions(kind):
+    discriminator_loss, generator_loss = losses.ADVERSARIAL[kind]
     real, fake = torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)
-    discriminate(real, fake).backward()
-    assert bool((real.grad < 0).all()) and bool((fake.grad > 0).all())  # real answers are to rise, fake ones to fall
+    discriminator_loss(real, fake).backward()
+    assert bool((real.grad < 0).all()), "a step down the gradient must raise the logits of real images"
+    assert bool((fake.grad > 0).all()), "and lower those of reconstructions"
     fake.grad = None
-    generate(fake).backward()
-    assert bool((fake.grad < 0).all())
+    generator_loss(fake).backward()
+    assert bool((fake.grad < 0).all()), "the generator must raise the logits of reconstructions"
 
 
 def test_adaptive_weight_is_the_ratio_of_norms_and_clamped():
@@ -39,23 +40,31 @@ def test_adaptive_weight_is_the_ratio_of_norms_and_clamped():
     assert adaptive_weight(torch.tensor([1e9]), torch.tensor([0.0])).item() == 1e4
 
 
-def test_linear_warmup_rises_from_zero_to_one():
-    assert [linear_warmup(step, 10, 4) for step in (0, 9, 10, 11, 13, 14, 99)] == [0, 0, 0.25, 0.5, 1, 1, 1]
-    assert [linear_warmup(step, 10, 0) for step in (9, 10)] == [0, 1]
+@pytest.mark.parametrize(
+    ("step", "warmup", "factor"),
+    [(0, 4, 0), (9, 4, 0), (10, 4, 0.25), (11, 4, 0.5), (13, 4, 1), (14, 4, 1), (99, 4, 1), (9, 0, 0), (10, 0, 1)],
+)
+def test_linear_warmup_rises_from_0_to_1(step, warmup, factor):
+    assert linear_warmup(step, start=10, warmup=warmup) == factor
 
 
 def test_lecam_by_hand():
     lecam = LeCam(decay=0.9)
     lecam.update(torch.tensor(1.0), torch.tensor(-1.0))
-    assert (lecam.real.item(), lecam.fake.item()) == (1, -1)  # the first call sets
+    assert (lecam.real.item(), lecam.fake.item()) == (1, -1), "the first update sets the averages"
     lecam.update(torch.tensor(2.0), torch.tensor(0.0))
     torch.testing.assert_close(torch.stack([lecam.real, lecam.fake]), torch.tensor([1.1, -0.9]))
     # relu(0.6 + 0.9)^2 + relu(1.1 - 0.1)^2, of the means 0.6 and 0.1
     value = lecam(torch.tensor([0.2, 1.0]), torch.tensor([0.0, 0.2]))
     torch.testing.assert_close(value, torch.tensor(1.5**2 + 1.0**2))
     assert lecam(torch.tensor([-2.0]), torch.tensor([3.0])).item() == 0
+
+
+def test_lecam_skips_logits_that_are_not_finite():
+    lecam = LeCam(decay=0.9)
+    lecam.update(torch.tensor(1.0), torch.tensor(-1.0))
     lecam.update(torch.tensor(math.nan), torch.tensor(0.0))
-    torch.testing.assert_close(lecam.real, torch.tensor(1.1))
+    assert (lecam.real.item(), lecam.fake.item()) == (1, -1)
 
 
 def test_r1_of_a_linear_discriminator_is_half_its_squared_weight():
@@ -68,7 +77,7 @@ def test_r1_of_a_linear_discriminator_is_half_its_squared_weight():
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"reconstruction": "l3"}, "l1, l2"),
         ({"perceptual": "vgg"}, "efficientnet"),
@@ -78,6 +87,6 @@ def test_r1_of_a_linear_discriminator_is_half_its_squared_weight():
         ({"r1_every": 0}, "r1_every"),
     ],
 )
-def test_bad_configurations(keys, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_configurations(keys, message):
+    with pytest.raises(ValueError, match=message):
         LossConfig(**keys)

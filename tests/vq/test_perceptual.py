@@ -15,6 +15,8 @@ from vq.perceptual import (
     load_downloaded,
 )
 
+# The package lpips calls torchvision in the old way.
+pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated since 0.13")
 DISTANCES = {
     "efficientnet": EfficientNetDistance,
     "lpips": lambda: LPIPSDistance(pretrained=False),
@@ -107,7 +109,6 @@ def test_none_builds_nothing_and_efficientnet_needs_no_download():
 MISSING = [("lpips", "vgg16-397923af.pth"), ("resnet50", "resnet50-0676ba61.pth")]
 
 
-@pytest.mark.filterwarnings("ignore:.*deprecated since 0.13")  # the package lpips calls torchvision in the old way
 @pytest.mark.parametrize(("name", "file"), MISSING)
 def test_missing_weights_are_named(name, file, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -117,7 +118,6 @@ def test_missing_weights_are_named(name, file, monkeypatch, tmp_path):
         load_downloaded(name, download=False)
 
 
-@pytest.mark.filterwarnings("ignore:.*deprecated since 0.13")
 @pytest.mark.parametrize(("name", "file"), MISSING)
 def test_damaged_weights_are_named(name, file, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -127,7 +127,6 @@ def test_damaged_weights_are_named(name, file, monkeypatch, tmp_path):
         build_perceptual(name)
 
 
-@pytest.mark.filterwarnings("ignore:.*deprecated since 0.13")
 def test_auto_takes_lpips_else_efficientnet_else_nothing_with_a_warning(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr("vq.perceptual.load_downloaded", lambda name: nn.Identity())
     assert build_perceptual("auto")[1] == "lpips"

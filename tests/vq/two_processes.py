@@ -1,4 +1,4 @@
-"""Run by torchrun in two processes: do they keep one codebook, one entropy, and skip together?"""
+"""Run by torchrun in two processes: checks that they keep one codebook, compute one entropy, and skip steps together."""
 
 import math
 from pathlib import Path
@@ -10,14 +10,15 @@ from common.config import TrainConfig
 from images.dataset import DataConfig
 from training.run import build_accelerator
 from vq.discriminator import DiscriminatorConfig
+from vq.entropy import binary_entropies
 from vq.loss import LossConfig
-from vq.quantizer import QuantizerConfig, binary_entropies
+from vq.quantizer import QuantizerConfig
 from vq.stage import TokenizerStage
 from vq.tokenizer import TokenizerConfig
 
 
 def same(value: torch.Tensor) -> bool:
-    """Whether both processes hold the same numbers, to the bit."""
+    """Whether both processes have exactly the same numbers."""
     both = [torch.empty_like(value) for _ in range(2)]
     distributed.all_gather(both, value.contiguous())
     return torch.equal(both[0], both[1])
@@ -42,21 +43,21 @@ def main() -> None:
     stage.model.train()
     book = accelerator.unwrap_model(stage.model).quantizer.quantize._codebook
     assert book.use_ddp and not bool(book.initted)
-    torch.manual_seed(100 + rank)  # every process its own pictures
-    expired = 0
+    torch.manual_seed(100 + rank)  # each process has its own images
+    replaced = 0
     for step in range(50):
         before = book.embed.clone()
         images = torch.rand(4, 3, 1, 1) * 2 - 1 + 0.3 * torch.randn(4, 3, 16, 16)
         skipped = stage.step((images.clamp(-1, 1), torch.zeros(4)), step)["skipped"]
         assert not skipped
-        expired += int(((book.embed - before).norm(dim=-1) > 0.3).sum()) if step > 5 else 0
+        replaced += int(((book.embed - before).norm(dim=-1) > 0.3).sum()) if step > 5 else 0
         state = stage.model.state_dict()
         assert all(same(state[name]) for name in state), f"step {step}"
-    assert expired > 0, "no code was ever replaced: the test says nothing of expiry"
+    assert replaced > 0, "no code was replaced: the test shows nothing about replacement"
     lecam = accelerator.unwrap_model(stage.discriminator).lecam
     assert lecam.real != 0 and same(lecam.real) and same(lecam.fake)
     if rank == 0:
-        print(f"one codebook after 50 steps, {expired} codes replaced")
+        print(f"one codebook after 50 steps, {replaced} codes replaced")
 
     before = {name: value.clone() for name, value in stage.model.state_dict().items()}
     images[0, 0, 0, 0] = math.nan if rank == 1 else 0.0
@@ -66,19 +67,19 @@ def main() -> None:
     if rank == 0:
         print("skipped together")
 
-    everything = torch.randn(64, 6, generator=torch.Generator().manual_seed(3)) * 0.02
-    mine = everything[rank::2].clone().requires_grad_()
-    each, mean = binary_entropies(mine, 1.0, 1, 0.01)
+    latents = torch.randn(64, 6, generator=torch.Generator().manual_seed(3)) * 0.02
+    own_latents = latents[rank::2].clone().requires_grad_()
+    each, mean = binary_entropies(own_latents, 1.0, 1, 0.01)
     (each - mean).backward()
-    single = everything.clone().requires_grad_()
-    world = distributed.get_world_size
-    distributed.get_world_size = lambda: 1  # type: ignore[assignment]  # what one process would have computed
-    whole_each, whole_mean = binary_entropies(single, 1.0, 1, 0.01)
-    distributed.get_world_size = world
-    (whole_each - whole_mean).backward()
-    torch.testing.assert_close(mean, whole_mean)
-    # averaged over processes, as gradients of weights are, every row's share halves
-    torch.testing.assert_close(mine.grad / 2, single.grad[rank::2])
+    all_latents = latents.clone().requires_grad_()
+    world_size = distributed.get_world_size
+    distributed.get_world_size = lambda: 1  # compute as one process would
+    each_of_all, mean_of_all = binary_entropies(all_latents, 1.0, 1, 0.01)
+    distributed.get_world_size = world_size
+    (each_of_all - mean_of_all).backward()
+    torch.testing.assert_close(mean, mean_of_all)
+    # the gradients of the two processes are averaged, as those of weights
+    torch.testing.assert_close(own_latents.grad / 2, all_latents.grad[rank::2])
     if rank == 0:
         print("one entropy")
     accelerator.end_training()
