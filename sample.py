@@ -121,7 +121,12 @@ def main(argv: Sequence[str]) -> None:
 
     from generation.commands import COMMANDS  # noqa: PLC0415 - after parsing, so that --help needs no torch
 
-    COMMANDS[args.command](args)
+    try:
+        COMMANDS[args.command](args)
+    except KeyboardInterrupt:
+        if getattr(args, "images_dir", None) and args.command == "grid":
+            print("the same command continues with the missing images", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

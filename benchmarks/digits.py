@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from diffusion.pipeline import ImageGenerator, Settings
+from diffusion.pipeline import ImageGenerator
+from diffusion.settings import SamplingSettings
 from images.dataset import DataConfig, load_images
 
 
@@ -60,7 +61,7 @@ def main() -> None:
 
     real = held_out.pixels.float() / 127.5 - 1
     generator = ImageGenerator.from_pretrained(args.model, "cpu")
-    codes = generator.generate_codes(args.n, range(10), Settings(args.steps, args.guidance), args.seed).codes
+    codes = generator.generate_codes(args.n, range(10), SamplingSettings(args.steps, args.guidance), args.seed).codes
     labels = torch.arange(args.n) % 10
     right = accuracy(generator.tokenizer.decode(codes), labels)
     result = {

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from diffusion.loss import head_cross_entropy
+from diffusion.head import head_cross_entropy
 from diffusion.noise import Cosine, stratified_times
 
 BATCH, POSITIONS, WIDTH = 32, 256, 768

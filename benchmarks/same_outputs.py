@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -115,7 +116,7 @@ def numbers(value: Any) -> list[float]:
 
 
 def record(digits: Path, out: Path, only: str = "") -> None:
-    """Run every command whose name contains `only`, and write the record to `out`."""
+    """Run every command whose name matches the pattern `only`, and write the record to `out`."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +125,7 @@ def record(digits: Path, out: Path, only: str = "") -> None:
             (place / f"prior-{name}").mkdir()
             (place / f"prior-{name}/tokenizer").symlink_to((digits / "tokenizer").resolve())
         for name, arguments in commands(digits.resolve(), place).items():
-            if only not in name:
+            if not re.search(only, name):
                 continue
             done = subprocess.run(
                 [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -159,7 +160,7 @@ def main() -> None:
     action = actions.add_parser("record", help="run the commands and write a record")
     action.add_argument("--digits", type=Path, required=True, help="a digits model, such as runs/mnist after make demo")
     action.add_argument("--out", type=Path, required=True, help="the JSON file to write")
-    action.add_argument("--only", default="", help="run only the commands whose name contains this text")
+    action.add_argument("--only", default="", help="run only the commands whose name matches this pattern")
     action = actions.add_parser("compare", help="list what differs between two records")
     action.add_argument("before", type=Path)
     action.add_argument("after", type=Path)

@@ -24,7 +24,8 @@ from common.features import EfficientNetFeatures
 from common.files import write_text
 from common.metrics import frechet_distance
 from diffusion.graph import Absorbing
-from diffusion.pipeline import ImageGenerator, Settings
+from diffusion.pipeline import ImageGenerator
+from diffusion.settings import SamplingSettings
 from diffusion.sampler import NEEDS_MASK, SAMPLERS
 from images.dataset import DataConfig, load_images
 
@@ -85,7 +86,7 @@ def main() -> None:
     rows = []
     for name, steps in tqdm([(name, steps) for name in names for steps in args.steps]):
         start = time.perf_counter()
-        drawn = generator.generate_codes(args.n, range(10), Settings(steps, args.guidance, name), args.seed)
+        drawn = generator.generate_codes(args.n, range(10), SamplingSettings(steps, args.guidance, name), args.seed)
         seconds = time.perf_counter() - start
         with torch.no_grad():
             images = generator.tokenizer.decode(drawn.codes).cpu()

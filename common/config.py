@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -107,7 +107,7 @@ def stored_config(schema: type[Config], values: Mapping[str, object], keys: Sequ
     raise UserError(f"{source} does not describe this model ({reason}): copy or train it again")
 
 
-def to_yaml(config: Any) -> str:
+def to_yaml(config: object) -> str:
     """The whole configuration, defaults included, as YAML."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 

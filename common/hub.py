@@ -17,8 +17,12 @@ def download_model(model: str, parts: Sequence[str]) -> Path:
     Raises:
         UserError: the repository cannot be fetched.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - takes a second, and few commands need it
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     patterns = [f"{part}{name}" for part in ("", *(f"{p}/" for p in parts)) for name in FILES]
     try:

@@ -1,4 +1,4 @@
-"""Scores of pictures, of codes, and of sets of features."""
+"""Scores of images, of codes, and of sets of features."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
 
 
 def codebook_use(counts: Tensor, codebook_size: int | None = None) -> dict[str, float]:
-    """Share of codes used at all, and perplexity exp(entropy), from how often each code occurred.
+    """Fraction of codes that occur (`codes_used`), and the perplexity exp(entropy) of their distribution.
 
     Args:
-        counts: of every code `(V,)`; with `codebook_size` V, those that occurred are enough.
+        counts: how often each code occurs, `(V,)`; with `codebook_size` V, codes that do not occur may be left out.
     """
-    share = counts.double() / counts.sum()
-    entropy = -(share * share.clamp(min=1e-300).log()).sum().item()
+    fraction = counts.double() / counts.sum()
+    entropy = -(fraction * fraction.clamp(min=1e-300).log()).sum().item()
     used = (counts > 0).sum().item() / (codebook_size or len(counts))
     return {"codes_used": used, "perplexity": math.exp(entropy)}
 
@@ -53,7 +53,7 @@ def codebook_use(counts: Tensor, codebook_size: int | None = None) -> dict[str, 
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Frechet distance between Gaussians fitted to features `(N, D)` and `(M, D)` (Heusel et al., arXiv 1706.08500, eq. 6).
 
-    In float64. tr sqrt(A B) is the nuclear norm of X Y^T for A = X^T X, B = Y^T Y, which needs no matrix square root.
+    Computed in float64. tr sqrt(A B) is the nuclear norm of X Y^T for A = X^T X, B = Y^T Y; that needs no matrix square root.
     """
 
     def fit(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,10 +61,10 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
         features = features.double()
         mean = features.mean(0)
         x = (features - mean) / math.sqrt(len(features) - 1)
-        # X = Q R has the same X^T X = R^T R, so that 50,000 pictures do not make a 50,000 x 50,000 matrix
+        # X = Q R has the same X^T X = R^T R; without it 50,000 images make a 50,000 x 50,000 matrix.
         return mean, torch.linalg.qr(x, mode="r").R if len(x) > x.shape[1] else x
 
     (mean_first, x), (mean_second, y) = fit(first), fit(second)
     cross = torch.linalg.svdvals(x @ y.T).sum()
     mean_gap = (mean_first - mean_second).square().sum()
-    return (mean_gap + x.square().sum() + y.square().sum() - 2 * cross).item()
+    return float(mean_gap + x.square().sum() + y.square().sum() - 2 * cross)

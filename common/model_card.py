@@ -1,16 +1,27 @@
-"""DIR/README.md: the model card that the Hugging Face Hub shows, written anew after every stage."""
+"""DIR/README.md: the model card that the Hugging Face Hub shows, written again after every stage."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from common.files import write_text
 
+HEADER = """\
+---
+library_name: smalti
+pipeline_tag: unconditional-image-generation
+tags: [vq-gan, sedd]
+---
+"""
+SCORES = ("validation", "held_out")  # keys of the validation scores; models written by older versions have the second
+HIDDEN = (*SCORES, "data_key")  # keys without a row in the table of settings
+Stages = Mapping[str, Mapping[str, object]]
+
 
 def write_model_card(directory: Path) -> None:
-    """Describe the stages that `directory` holds: what they are, what they were trained on, what they score."""
+    """Write `directory`/README.md: a description of the stages, their settings, and their validation scores."""
     stages = {
         name: json.loads((directory / name / "config.json").read_text(encoding="utf-8"))
         for name in ("tokenizer", "prior")
@@ -19,32 +30,34 @@ def write_model_card(directory: Path) -> None:
     write_text(directory / "README.md", model_card(directory.name, stages))
 
 
-def model_card(name: str, stages: dict[str, dict[str, Any]]) -> str:
-    """The card's text. `stages`: what the config.json of "tokenizer" and "prior" hold, where they exist."""
+def model_card(name: str, stages: Stages) -> str:
+    """The text of the card. `stages`: the content of config.json of "tokenizer" and "prior", where they exist."""
     lines = [
-        "---",
-        "library_name: smalti",
-        "pipeline_tag: unconditional-image-generation",
-        "tags: [vq-gan, sedd]",
-        "---",
-    ]
-    lines += [
-        f"# {name}",
+        HEADER + f"# {name}",
         "",
         "A model of smalti: a VQ-GAN tokenizer and a score-entropy discrete diffusion prior.",
         "",
     ]
     for stage, config in stages.items():
-        lines += [f"## {stage}", "", "| | |", "|---|---|"]
-        lines += [f"| {key} | {_cell(value)} |" for key, value in config.items() if key not in ("held_out", "data_key")]
-        lines += ["", "On held-out pictures:", "", "| score | value |", "|---|---|"]
-        lines += [f"| {score} | {value:.4g} |" for score, value in config.get("held_out", {}).items()] + [""]
+        lines += [f"## {stage.capitalize()}", "", "### Settings", "", "| key | value |", "|---|---|"]
+        lines += [f"| {key} | {_cell(value)} |" for key, value in config.items() if key not in HIDDEN]
+        scores = _scores(config)
+        if scores:
+            lines += ["", "### Scores on validation images", "", "| score | value |", "|---|---|"]
+            lines += [f"| {score} | {value:.4g} |" for score, value in scores.items()]
+        lines += [""]
     if "prior" in stages:
         lines += ["## Use", "", f"    python sample.py grid --model {name} --out grid.png", ""]
-    lines += ["The weights are safetensors; nothing here is unpickled.", ""]
+    lines += ["The weights are safetensors files. Loading them runs no pickle.", ""]
     return "\n".join(lines)
 
 
-def _cell(value: Any) -> str:
+def _scores(config: Mapping[str, object]) -> dict[str, float]:
+    found = next((config[key] for key in SCORES if key in config), {})
+    named = found.items() if isinstance(found, Mapping) else ()
+    return {name: value for name, value in named if isinstance(value, (int, float))}
+
+
+def _cell(value: object) -> str:
     text = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
     return (text if len(text) <= 200 else text[:197] + "...").replace("|", "\\|")

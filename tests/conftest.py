@@ -10,12 +10,35 @@ import torch
 import train
 from common.errors import run_cli
 from common.model_dir import read_model, save_model
+from tests.float64 import float64
 from tests.tiny import TINY
 
 
+def set_threads() -> None:
+    """SMALTI_TEST_THREADS threads, by default 2, and at most one a core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, min(int(os.environ.get("SMALTI_TEST_THREADS", "2")), cores)))
+
+
+set_threads()  # for the models of the session, which are trained before the first test's own fixtures
+
+
 @pytest.fixture(autouse=True)
-def two_threads():
-    torch.set_num_threads(min(2, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else 2)
+def threads():
+    set_threads()  # the test before may have changed it
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """The random numbers of a test do not depend on which tests ran before it, so that none fails by chance."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def in_float64():
+    """What the test loads and computes is in float64, see tests/float64.py."""
+    with float64():
+        yield
 
 
 @pytest.fixture(autouse=True)

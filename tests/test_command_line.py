@@ -16,7 +16,8 @@ import sample
 import train
 from common.errors import run_cli
 from common.model_dir import read_model, save_model
-from diffusion.pipeline import ImageGenerator, Settings
+from diffusion.pipeline import ImageGenerator
+from diffusion.settings import SamplingSettings
 from diffusion.sampler import SAMPLERS
 from tests.tiny import TINY
 
@@ -49,7 +50,7 @@ def test_resuming_gives_the_weights_of_an_unbroken_run(tiny_run, tmp_path):
     assert all(np.allclose(whole[name], again[name], atol=1e-6) for name in whole)
 
 
-def test_same_seed_same_pictures_whatever_the_batch(tiny_run):
+def test_same_seed_same_pictures_whatever_the_batch(tiny_run, in_float64):
     generator = ImageGenerator.from_pretrained(tiny_run, "cpu")
     one, many = (generator.generate(5, [1, 2], 4, 2.0, seed=3, batch_size=size) for size in (2, 5))
     assert all(np.array_equal(a, b) for a, b in zip(one, many, strict=True))
@@ -65,7 +66,9 @@ def test_grid(tiny_run, tmp_path):
     assert len(list((tmp_path / "all").glob("*.png"))) == 6
 
 
-def test_a_folder_of_pictures_goes_on_where_it_stopped_and_refuses_other_settings(tiny_run, tmp_path, capfd):
+def test_a_folder_of_pictures_goes_on_where_it_stopped_and_refuses_other_settings(
+    tiny_run, tmp_path, capfd, in_float64
+):
     folder = tmp_path / "all"
     base = ["grid", "--model", str(tiny_run), "--images-dir", str(folder), "--steps", "2", "--batch-size", "4"]
     assert run_cli(sample.main, [*base, "--n", "6", "--label", "3", "7"]) == 0  # no --out: the folder alone
@@ -99,10 +102,10 @@ def test_a_folder_of_pictures_goes_on_where_it_stopped_and_refuses_other_setting
     assert {file.name: file.read_bytes() for file in folder.glob("*.png")} == again
 
 
-def test_two_processes_draw_the_pictures_of_one(tiny_run, tmp_path):
+def test_two_processes_draw_the_pictures_of_one(tiny_run, tmp_path, in_float64):
     base = ["grid", "--model", str(tiny_run), "--steps", "2", "--batch-size", "2", "--pictures", "7", "--images-dir"]
     assert run_cli(sample.main, [*base, str(tmp_path / "one")]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "sample.py"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "tests.float64"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*command, *base, str(tmp_path / "two"), "--out", str(tmp_path / "grid.png")],
@@ -193,10 +196,12 @@ def test_a_turned_photograph_is_repainted_upright(tiny_run, tmp_path):
     assert Image.open(tmp_path / "out.png").size == (40, 60)
 
 
-def test_hostile_pictures_end_well_or_in_one_line(tiny_run):
-    from benchmarks.hostile import attack
+def test_hostile_pictures_end_well_or_in_one_line(tiny_run, monkeypatch):
+    from benchmarks import hostile
 
-    found = list(attack(str(tiny_run), [i for i in range(120) if i % 10 != 6]))  # the bombs are left to the benchmark
+    monkeypatch.setattr(hostile, "LIMIT_S", 60.0)  # the benchmark has a machine to itself, a test has not
+    numbers = [i for i in range(120) if i % 10 != 6]  # the bombs are left to the benchmark
+    found = list(hostile.attack(str(tiny_run), numbers))
     assert [what for *_, what in found if what] == []
     assert {code for _, code, _, _ in found} == {0, 2}
 
@@ -251,7 +256,7 @@ def test_every_kind_of_prior_trains_draws_and_repaints(tiny_run, tmp_path, kind)
     if kind == "maskgit":  # equal weights that sum to 1: the head begins at zero, and all 16 codes at log 16
         assert lines[0]["loss"] == pytest.approx(np.log(16), rel=1e-3)
     generator = ImageGenerator.from_pretrained(tmp_path, "cpu")
-    drawn = generator.generate_codes(4, [1, 2], Settings(3, 2.0), seed=1)
+    drawn = generator.generate_codes(4, [1, 2], SamplingSettings(3, 2.0), seed=1)
     assert drawn.codes.shape == (4, 8, 8) and int(drawn.codes.min()) >= 0 and int(drawn.codes.max()) < 16
     assert drawn.network_calls.shape == (4,) and 1 <= int(drawn.network_calls.min()) <= 3
     image, mask = (Image.open(f"docs/images/{name}.png").convert("L") for name in ("digit", "digit-mask"))
@@ -275,7 +280,7 @@ def test_bound_on_held_out_digits_falls_with_training_and_stays_above_their_entr
         ]
         more += [f"prior.train.steps={steps}", "prior.train.ema_decay=0.5", "prior.train.checkpoint_every=1000"]
         assert run_cli(train.main, ["prior", *CONFIG, f"output_dir={folder}", *TINY, *more]) == 0
-        bits.append(json.loads((folder / "prior/config.json").read_text())["held_out"]["bits_per_code"])
+        bits.append(json.loads((folder / "prior/config.json").read_text())["validation"]["bits_per_code"])
     # 50 held-out pictures a class, all different: no model can give them less than log2 50 bits each on average.
     entropy = np.log2(50) / 64
     assert entropy < bits[1] < bits[0] - 0.3 and bits[0] < 4.6  # 16 codes: 4 bits at the start
@@ -323,9 +328,9 @@ def test_every_flag_acts(lively_run, tmp_path, setting):
     assert not np.array_equal(*pictures)
 
 
-def test_skipping_calls_changes_no_code(lively_run):
+def test_skipping_calls_changes_no_code(lively_run, in_float64):
     generator = ImageGenerator.from_pretrained(lively_run, "cpu")
-    skipping, asking = (generator.generate_codes(6, [1], Settings(100, 2.0, skip=skip)) for skip in (True, False))
+    skipping, asking = (generator.generate_codes(6, [1, 2, 3], SamplingSettings(100, 2.0, skip=skip)) for skip in (True, False))
     assert torch.equal(skipping.codes, asking.codes)
     assert int(asking.network_calls.min()) == 100 and int(skipping.network_calls.max()) <= 64
 
@@ -368,7 +373,7 @@ def bad_inputs(run: Path, uniform: Path, tmp: Path) -> dict[str, tuple]:
         "wrong type": (train, ["prior", *CONFIG, "prior.width=wide"], "prior.width"),
         "section that is none": (train, ["prior", "--config", str(tmp / "flat.yaml")], "flat.yaml"),
         "no configuration": (train, ["prior", "--config", "none.yaml"], "none.yaml"),
-        "no pictures": (train, ["tokenizer", *CONFIG, here, "data.source=folder", f"data.path={tmp / 'empty'}"], "no pictures"),
+        "no pictures": (train, ["tokenizer", *CONFIG, here, "data.source=folder", f"data.path={tmp / 'empty'}"], "no images"),
         "no folder": (train, ["tokenizer", *CONFIG, here, "data.source=folder", "data.path=nowhere"], "nowhere"),
         "no tokenizer": (train, ["prior", *CONFIG, here], "no trained tokenizer"),
         "other shape": (train, ["tokenizer", *CONFIG, f"output_dir={run}", *TINY, "tokenizer.width=12"], "does not fit"),

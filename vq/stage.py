@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from common.errors import UserError
 from common.metrics import codebook_use, psnr
@@ -138,14 +137,14 @@ class TokenizerStage:
             loss = loss + self.loss.r1_weight * self.loss.r1_every * metrics["loss_r1"]
         return metrics, loss
 
-    def take_window(self) -> dict[str, float]:
+    def pop_metrics(self) -> dict[str, float]:
         """Share of codes used and perplexity, over all processes, since the last call. All processes call this together."""
         counts = self.accelerator.reduce(self.counts, "sum")
         self.counts.zero_()
         return codebook_use(counts.cpu()) if int(counts.sum()) else {}
 
     @torch.no_grad()
-    def evaluate(self, loader: DataLoader) -> dict[str, float]:
+    def evaluate(self, loader: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
         """PSNR in dB, share of codes used and perplexity on held-out pictures, with the averaged weights."""
         tokenizer = self.ema.module.eval()
         assert isinstance(tokenizer, Tokenizer)
@@ -158,8 +157,8 @@ class TokenizerStage:
             decibels.append(psnr(tokenizer.decode(codes), images).cpu())
         return {"psnr": torch.cat(decibels).mean().item()} | codebook_use(counts)
 
-    def export(self, directory: Path, extra: dict[str, Any]) -> None:
+    def export(self, directory: Path, provenance: Mapping[str, object]) -> None:
         """Write config.json and the averaged weights."""
         tokenizer = self.ema.module
         assert isinstance(tokenizer, Tokenizer)
-        tokenizer.save(directory, {"perceptual": self.perceptual_name} | extra)
+        tokenizer.save(directory, {"perceptual": self.perceptual_name, **provenance})

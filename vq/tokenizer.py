@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -197,11 +198,11 @@ class Tokenizer(nn.Module):
         extra = (-width % self.downsample, -height % self.downsample)
         return F.pad(images, (0, extra[0], 0, extra[1]), mode="replicate") if any(extra) else images
 
-    def save(self, directory: Path, extra: dict[str, Any]) -> None:
-        """Write config.json (with `extra`) and model.safetensors."""
+    def save(self, directory: Path, provenance: Mapping[str, object]) -> None:
+        """Write config.json (with `provenance`) and model.safetensors."""
         architecture = {key: value for key, value in asdict(self.config).items() if key in ARCHITECTURE_KEYS}
         shape = {"image_size": self.image_size, "channels": self.channels}
-        save_model(directory, self.state_dict(), architecture | shape | extra)
+        save_model(directory, self.state_dict(), {**architecture, **shape, **provenance})
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:

@@ -4,7 +4,8 @@ import itertools
 
 import torch
 
-from diffusion.walk import Walk
+from diffusion.sampling import SamplerState
+from diffusion.settings import SamplingSettings
 
 JOINT = torch.tensor([[0.3, 0.05, 0.05], [0.02, 0.2, 0.08], [0.05, 0.05, 0.2]], dtype=torch.float64)
 # Less dependent, so that the rates of theta_trapezoidal stay above 0, which its order asks for.
@@ -29,7 +30,7 @@ def marginal(graph, sigma, joint=JOINT):
     return joint.flatten() @ noised_table(graph, sigma)
 
 
-def exact_log_clean(graph, codes, sigma, joint=JOINT):
+def exact_log_p0(graph, codes, sigma, joint=JOINT):
     """log p(x0 at each position | both noised positions) `(B, 2, 3)`; sigma `(B,)`."""
     levels, which = sigma.unique(return_inverse=True)
     tables = []
@@ -44,7 +45,7 @@ def exact_log_clean(graph, codes, sigma, joint=JOINT):
 def exact_network(graph):
     def network(codes, sigma, rows):
         del rows
-        return exact_log_clean(graph, codes, sigma)[None]
+        return exact_log_p0(graph, codes, sigma)[None]
 
     return network
 
@@ -63,12 +64,15 @@ def streams(n, seed=0):
     return [torch.Generator().manual_seed(seed * 100_003 + i) for i in range(n)]
 
 
-def walk_of(graph, noise, n=1, steps=8, shape=(2,), network=None, seed=0, **settings):
-    return Walk(network or exact_network(graph), graph, noise, shape, streams(n, seed), steps, **settings)
+def state_of(graph, noise, n=1, steps=8, shape=(2,), network=None, seed=0, rows=None, settings=None, **more):
+    """The state of a run over `n` samples; `rows` chooses some of them, `settings` are sampling options."""
+    chosen = SamplingSettings(num_inference_steps=steps, **(settings or {}))
+    generators = streams(n, seed)[rows or slice(None)]
+    return SamplerState(network or exact_network(graph), graph, noise, shape, generators, chosen, **more)
 
 
 def pair_table(codes):
-    """Shares `(9,)` of drawn pairs `(n, 2)`."""
+    """Fractions `(9,)` of sampled pairs `(n, 2)`."""
     return (codes[:, 0] * 3 + codes[:, 1]).bincount(minlength=9).double() / len(codes)
 
 

@@ -68,7 +68,7 @@ def test_uniform_score_of_clean_predictions_is_the_dense_sum_and_can_be_inverted
             table, x = rows(UNIFORM, float(sigma[b])), codes[b, i]  # table[x0, y]
             wanted = (logits[b, i].softmax(0)[:, None] * table / table[:, x : x + 1]).sum(0)
             torch.testing.assert_close(log_score[b, i].exp(), wanted)
-        clean = UNIFORM.log_clean(log_score, codes, sigma)
+        clean = UNIFORM.log_p0_of_score(log_score, codes, sigma)
         torch.testing.assert_close(clean.exp(), logits.softmax(-1), atol=1e-6, rtol=1e-5)
 
 

@@ -10,13 +10,21 @@ from PIL import Image
 
 import diffusion.pipeline
 from common.errors import UserError
-from diffusion.pipeline import Given, ImageGenerator, Settings, picture_generator
+from diffusion.pipeline import ImageGenerator
+from diffusion.request import Conditioning, sample_generator
+from diffusion.settings import SamplingSettings
 from images.convert import as_pil
 from images.region import crop_region, region_around
 
 
 @pytest.fixture(scope="module")
 def generator(lively_run):
+    return ImageGenerator.from_pretrained(lively_run, "cpu")
+
+
+@pytest.fixture
+def exact(lively_run, in_float64):
+    """The same in float64: its images are the same in batches of any size."""
     return ImageGenerator.from_pretrained(lively_run, "cpu")
 
 
@@ -102,7 +110,10 @@ def test_hidden_codes_are_drawn_and_all_others_are_the_pictures_own(generator):
     hidden = torch.zeros_like(codes, dtype=torch.bool)
     hidden[:, 2:5, 1:7] = True
     drawn = torch.cat(
-        [generator.generate_codes(1, [1], Settings(4), s, given=Given(None, codes, hidden)).codes for s in range(8)]
+        [
+            generator.generate_codes(1, [1], SamplingSettings(4), s, given=Conditioning(None, codes, hidden)).codes
+            for s in range(8)
+        ]
     )
     assert bool((drawn == codes)[:, ~hidden[0]].all())
     assert (drawn == codes)[:, hidden[0]].float().mean() < 0.6
@@ -144,8 +155,8 @@ def test_varying_goes_from_the_reconstruction_to_a_new_picture(generator):
     codes = generator._encode_whole(picture)[1]
     share = []
     for strength in (0.02, 0.3, 0.8):
-        given = Given(origin=codes, strength=strength)
-        drawn = generator.generate_codes(64, [1], Settings(4), given=given).codes
+        given = Conditioning(origin=codes, strength=strength)
+        drawn = generator.generate_codes(64, [1], SamplingSettings(4), given=given).codes
         share.append((drawn != codes).float().mean().item() / strength)
     assert share[0] > 0 and all(value < 1.1 for value in share) and share[2] > 0.5
     little = generator.vary(picture, 1e-6, num_inference_steps=4)[0]
@@ -181,13 +192,13 @@ def test_a_large_picture_is_extended_in_the_part_around_what_is_new(generator):
 
 
 @pytest.mark.parametrize("large_grids", ["sliding", "rotary"])
-def test_larger_pictures(generator, large_grids):
-    pictures = generator.generate(2, 1, 3, height=50, width=72, large_grids=large_grids)
+def test_larger_pictures(exact, large_grids):
+    pictures = exact.generate(2, 1, 3, height=50, width=72, large_grids=large_grids)
     assert [picture.size for picture in pictures] == [(72, 50)] * 2
-    one = generator.generate(1, 1, 3, height=50, width=72, large_grids=large_grids)
+    one = exact.generate(1, 1, 3, height=50, width=72, large_grids=large_grids)
     assert equal(one, pictures[:1])
     other = "rotary" if large_grids == "sliding" else "sliding"
-    assert not equal(one, generator.generate(1, 1, 3, height=50, width=72, large_grids=other))
+    assert not equal(one, exact.generate(1, 1, 3, height=50, width=72, large_grids=other))
 
 
 def test_classes_go_by_number_or_name(tiny_run):
@@ -199,16 +210,16 @@ def test_classes_go_by_number_or_name(tiny_run):
             generator.label_of(wrong)
 
 
-def test_the_seed_may_come_from_a_torch_generator_or_one_a_picture(generator):
+def test_the_seed_may_come_from_a_torch_generator_or_one_a_picture(exact):
     stream = torch.Generator().manual_seed(1)
-    first, second = (generator.generate(2, 1, 2, generator=stream) for _ in range(2))
-    assert equal(first, generator.generate(2, 1, 2, generator=torch.Generator().manual_seed(1))) and not equal(
+    first, second = (exact.generate(2, 1, 2, generator=stream) for _ in range(2))
+    assert equal(first, exact.generate(2, 1, 2, generator=torch.Generator().manual_seed(1))) and not equal(
         first, second
     )
-    own = generator.generate(3, 1, 2, seed=5)
-    assert equal(own, generator.generate(3, 1, 2, generator=[picture_generator(5, i) for i in range(3)], batch_size=2))
+    own = exact.generate(3, 1, 2, seed=5)
+    assert equal(own, exact.generate(3, 1, 2, generator=[sample_generator(5, i) for i in range(3)], batch_size=2))
     with pytest.raises(UserError, match="3 pictures need"):
-        generator.generate(3, 1, 2, generator=[torch.Generator()])
+        exact.generate(3, 1, 2, generator=[torch.Generator()])
 
 
 def test_the_callback_sees_every_step_and_may_put_other_codes_in(generator):
@@ -283,8 +294,8 @@ def test_pictures_come_as_arrays_and_tensors_too():
             as_pil(wrong)
 
 
-def test_batches_are_halved_where_memory_is_too_small_and_give_the_same(generator, monkeypatch):
-    whole = generator.generate(7, [1, 2], 2)
+def test_batches_are_halved_where_memory_is_too_small_and_give_the_same(exact, monkeypatch):
+    whole = exact.generate(7, [1, 2], 2)
     real, sizes = ImageGenerator.generate_codes, []
 
     def small(self, n, *args, **kwargs):
@@ -296,14 +307,14 @@ def test_batches_are_halved_where_memory_is_too_small_and_give_the_same(generato
         return real(self, n, *args, **kwargs)
 
     monkeypatch.setattr(ImageGenerator, "generate_codes", small)
-    assert equal(whole, generator.generate(7, [1, 2], 2)) and sizes == [7, 4, 2, 2, 3, 2, 1]
-    streams = [picture_generator(0, i) for i in range(7)]
-    assert equal(whole, generator.generate(7, [1, 2], 2, generator=streams))
+    assert equal(whole, exact.generate(7, [1, 2], 2)) and sizes == [7, 4, 2, 2, 3, 2, 1]
+    streams = [sample_generator(0, i) for i in range(7)]
+    assert equal(whole, exact.generate(7, [1, 2], 2, generator=streams))
     monkeypatch.setattr(
         ImageGenerator, "generate_codes", lambda *a, **k: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("no"))
     )
     with pytest.raises(UserError, match="does not hold one"):
-        generator.generate(3, 1, 2)
+        exact.generate(3, 1, 2)
 
 
 def test_half_precision_changes_the_network_and_moving_keeps_the_object(lively_run):

@@ -28,6 +28,14 @@ def test_label_position_and_code_act():
     assert not torch.allclose(model(CODES.transpose(1, 2), None, labels).transpose(1, 2), model(CODES, None, labels))
 
 
+def test_a_row_of_a_batch_is_computed_as_if_alone_up_to_rounding():
+    model = perturbed()
+    codes = torch.randint(6, (7, 3, 4), generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(7) % 3
+    alone = torch.cat([model(codes[i : i + 1], None, labels[i : i + 1]) for i in range(7)])
+    torch.testing.assert_close(model(codes, None, labels), alone, rtol=1e-4, atol=1e-4)
+
+
 def test_sigma_acts_only_where_it_is_asked_for():
     sigma = torch.tensor([0.1, 3.0])
     free, timed = perturbed(), perturbed(time_conditioned=True)

@@ -5,7 +5,7 @@ import torch
 from diffusion.graph import Absorbing
 from diffusion.noise import LogLinear
 from diffusion.sampler import tweedie
-from diffusion.walk import Walk
+from diffusion.sampling import SamplerState
 from diffusion.windows import SlidingWindows, tent, window_starts
 
 MASK = 3
@@ -74,7 +74,7 @@ def test_windows_without_a_masked_code_are_not_asked_and_rows_keep_their_own_lab
 def test_a_large_grid_of_independent_codes_has_their_law():
     law = torch.tensor([0.6, 0.3, 0.1])
     model = SlidingWindows(lambda codes, sigma, labels: law.log().expand(*codes.shape, 3), (2, 2), MASK)
-    walk = Walk(
+    walk = SamplerState(
         lambda codes, sigma, rows: model(codes, sigma, rows)[None], Absorbing(3), LogLinear(), (7, 5),
         [torch.Generator().manual_seed(i) for i in range(400)], 4,
     )  # fmt: skip

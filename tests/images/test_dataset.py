@@ -53,7 +53,7 @@ def test_flat_folder_is_split_once_and_for_all(tmp_path):
 
 
 def test_empty_and_missing_folders(tmp_path):
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         load_folder(tmp_path, 8, 3)
     with pytest.raises(UserError, match="no folder"):
         load_images(DataConfig(source="folder", path=str(tmp_path / "none")), "train")

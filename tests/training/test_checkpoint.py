@@ -83,10 +83,13 @@ def test_hub_names_are_fetched_and_failures_are_one_line(tmp_path, monkeypatch):
         model_directory(tmp_path / "none")
 
 
-def test_model_card_tells_scores():
-    card = model_card("mine", {"prior": {"width": 8, "held_out": {"bits_per_code": 2.5}, "data_key": "secret"}})
+@pytest.mark.parametrize("key", ["validation", "held_out"])  # the second: models of an older version
+def test_model_card_tells_scores(key):
+    card = model_card("mine", {"prior": {"width": 8, key: {"bits_per_code": 2.5}, "data_key": "secret"}})
     assert card.startswith("---\nlibrary_name: smalti\n") and "| width | 8 |" in card
-    assert "| bits_per_code | 2.5 |" in card and "secret" not in card
+    assert "| bits_per_code | 2.5 |" in card
+    assert "secret" not in card
+    assert f"| {key} |" not in card
 
 
 def test_a_copy_in_half_precision_is_half_as_large_and_draws_nearly_the_same(lively_run, tmp_path, capfd):

@@ -81,8 +81,8 @@ def test_every_part_is_logged_under_its_own_name(tmp_path):
     }  # fmt: skip
     assert set(first) == parts and set(second) == parts - {"loss_r1"}
     assert all(math.isfinite(float(value)) for value in first.values())
-    use = stage.take_window()
-    assert 0 < use["codes_used"] <= 1 and 1 <= use["perplexity"] <= 16 and stage.take_window() == {}
+    use = stage.pop_metrics()
+    assert 0 < use["codes_used"] <= 1 and 1 <= use["perplexity"] <= 16 and stage.pop_metrics() == {}
 
 
 def test_the_adversarial_part_starts_when_told_and_warms_in(tmp_path):

@@ -71,7 +71,9 @@ def test_group_norm_is_torchs_in_both_precisions_and_keeps_channels_last(dtype):
     assert ours.is_contiguous(memory_format=torch.channels_last) and ours.dtype == dtype
     torch.testing.assert_close(ours, theirs)
     gradients = [torch.autograd.grad(y.float().square().sum(), x)[0] for y in (ours, theirs)]
-    torch.testing.assert_close(*gradients)
+    # In half precision, terms as large as the largest gradient are rounded before they cancel.
+    rtol, atol = (1.3e-6, 1e-5) if dtype == torch.float32 else (2**-6, 2**-6 * gradients[1].abs().max().item())
+    torch.testing.assert_close(*gradients, rtol=rtol, atol=atol)
 
 
 def test_gradient_checkpointing_gives_the_same_step_and_moves_the_codebook_once():

@@ -1,0 +1,36 @@
+"""Copies of models in half precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError
+from common.model_card import write_model_card
+from common.model_dir import PARTS, model_directory, read_model, save_model
+
+
+def copy_in_half_precision(source: str | Path, target: Path) -> None:
+    """Copy a model, or those parts of it that exist, with its floats in float16: half the size, and loaded as before.
+
+    Args:
+        source: a model directory, or "hf:owner/name".
+        target: the folder to write.
+
+    Raises:
+        UserError: `source` holds no part of a model, or `target` exists.
+    """
+    directory = model_directory(source)
+    parts = [part for part in PARTS if (directory / part / "config.json").is_file()]
+    if not parts:
+        raise UserError(f"{source} holds neither a tokenizer nor a prior: give the output_dir of a training run")
+    if target.exists():
+        raise UserError(f"{target} exists: choose another folder")
+    for part in parts:
+        config, state = read_model(directory / part)
+        half = {name: value.to(torch.float16) if value.is_floating_point() else value for name, value in state.items()}
+        generation = directory / part / "generation.json"
+        files = {generation.name: generation.read_text(encoding="utf-8")} if generation.is_file() else {}
+        save_model(target / part, half, config, files)
+    write_model_card(target)

@@ -1,0 +1,79 @@
+"""The Frechet distance of a model's samples to the reference images."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from common.features import EfficientNetFeatures
+from common.metrics import frechet_distance
+from diffusion.settings import SamplingSettings
+from evaluation.decode import decode_pixels
+from evaluation.report import Part, frechet_part
+from images.convert import from_8_bits
+
+if TYPE_CHECKING:
+    from diffusion.pipeline import ImageGenerator
+
+BATCH_SIZE = 100
+GUIDANCE_SCALE = 2.0  # of a model with guidance and without generation defaults
+
+
+def choose_settings(generator: ImageGenerator, directory: Path, options: Mapping[str, object]) -> SamplingSettings:
+    """The settings of the samples; prints them to stderr.
+
+    The given `options` come first, then the model's generation.json. A model without that file samples with
+    GUIDANCE_SCALE, or without guidance where it has none.
+    """
+    given = dict(options)
+    has_defaults = (directory / "prior" / "generation.json").is_file()
+    if not has_defaults:
+        given.setdefault("guidance_scale", GUIDANCE_SCALE if generator.guided else 1.0)
+    settings = generator.settings(**given)
+    source = "generation.json" if has_defaults else "evaluate.py, as the model has no generation.json"
+    print(
+        f"note: samples use {settings.sampler}, {settings.num_inference_steps} steps, guidance {settings.guidance_scale:g}; "
+        f"options that are not given are those of {source}",
+        file=sys.stderr,
+    )
+    return settings
+
+
+def score_samples(
+    generator: ImageGenerator,
+    settings: SamplingSettings,
+    count: int,
+    seed: int,
+    extractor: EfficientNetFeatures,
+    reference: str,
+    reference_features: Tensor,
+) -> Part:
+    """The Frechet distance of `count` samples, taken over all classes in turn, to the reference's features `(N, D)`.
+
+    Args:
+        extractor: the network of `reference_features`.
+        reference: name or folder of the reference images.
+    """
+    features, calls = [], []
+    labels = range(len(generator.class_names)) if generator.class_names else None
+    with tqdm(total=count, desc="sample", unit="image") as bar:
+        for first in range(0, count, BATCH_SIZE):
+            batch = generator.sample_codes(min(BATCH_SIZE, count - first), labels, settings, seed, first)
+            with torch.no_grad():
+                images = from_8_bits(decode_pixels(generator.tokenizer, batch.codes))
+                features.append(extractor(images).cpu())
+            calls.append(batch.network_calls.double())
+            bar.update(len(batch.codes))
+    distance = frechet_distance(torch.cat(features), reference_features)
+    return (
+        frechet_part(distance, extractor.name, count, reference, len(reference_features))
+        | {"network_calls": torch.cat(calls).mean().item(), "seed": seed}
+        | asdict(settings)
+    )
