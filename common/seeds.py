@@ -1,4 +1,4 @@
-"""Seeds made of several numbers, so that every step and every picture has a random stream of its own."""
+"""Seeds made of several numbers, so that every step and every sample has its own random numbers."""
 
 from __future__ import annotations
 

@@ -120,6 +120,7 @@ class ImageEditing(ABC):
             UserError: a mask of another size or without white, a box outside the image, and as `generate`.
 
         Example:
+            >>> from diffusion.pipeline import ImageGenerator
             >>> generator = ImageGenerator.from_pretrained("runs/mnist")
             >>> digit = generator.generate(class_labels=3)[0]
             >>> [variant.size for variant in generator.inpaint(digit, boxes=[(0, 16, 32, 32)], n=2)]
@@ -172,6 +173,7 @@ class ImageEditing(ABC):
             UserError: no pixel to add, and as `inpaint`.
 
         Example:
+            >>> from diffusion.pipeline import ImageGenerator
             >>> generator = ImageGenerator.from_pretrained("runs/mnist")
             >>> digit = generator.generate(class_labels=3)[0]
             >>> generator.outpaint(digit, left=8, right=24)[0].size

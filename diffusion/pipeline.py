@@ -60,6 +60,7 @@ class ImageGenerator(ImageVariation):
         device, dtype: see `to`.
 
     Example:
+        >>> from diffusion.pipeline import ImageGenerator
         >>> generator = ImageGenerator.from_pretrained("runs/mnist")
         >>> images = generator.generate(n=4, class_labels=3, num_inference_steps=8, guidance_scale=2.0, seed=0)
         >>> len(images), images[0].size
@@ -168,6 +169,7 @@ class ImageGenerator(ImageVariation):
                 sampler or one that does not fit the model's graph, a size that is too small or too large.
 
         Example:
+            >>> from diffusion.pipeline import ImageGenerator
             >>> generator = ImageGenerator.from_pretrained("runs/mnist")
             >>> generator.generate(n=2, class_labels=["3", "8"], output_type="np").shape
             (2, 32, 32, 1)

@@ -55,6 +55,7 @@ class ImageVariation(ImageEditing):
             UserError: another strength, an image smaller than a code or too large to sample at once, and as `generate`.
 
         Example:
+            >>> from diffusion.pipeline import ImageGenerator
             >>> generator = ImageGenerator.from_pretrained("runs/mnist")
             >>> digit = generator.generate(class_labels=3)[0]
             >>> [variant.size for variant in generator.vary(digit, strength=0.4, n=2)]
@@ -110,6 +111,7 @@ class ImageVariation(ImageEditing):
             UserError: images of two sizes, fewer than two frames, several generators, and as `vary`.
 
         Example:
+            >>> from diffusion.pipeline import ImageGenerator
             >>> generator = ImageGenerator.from_pretrained("runs/mnist")
             >>> first, last = generator.generate(n=2, class_labels=[3, 8])
             >>> len(generator.morph(first, last, n=5))

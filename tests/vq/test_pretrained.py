@@ -345,7 +345,7 @@ def test_training_goes_on_from_the_codebook_as_it_is(layout, tmp_path):
 def test_command_line(tmp_path, capsys):
     path, out = published_file(tmp_path, "taming", small("taming")), tmp_path / "new" / "model"
     command = [sys.executable, "-m", "vq.pretrained", str(path), "--out", str(out), "--image-size", "128"]
-    done = subprocess.run([*command, "--layout", "taming"], capture_output=True, text=True)
+    done = subprocess.run([*command, "--layout", "taming"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     for start, number in (("loss.", 2), ("model_ema.", 1), ("discriminator.", 1)):
         assert f"left out {number} tensors {start}*" in done.stdout

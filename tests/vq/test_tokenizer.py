@@ -128,7 +128,11 @@ def test_a_repository_of_the_hub_is_read_without_pickle(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert Tokenizer.from_pretrained("hf:owner/name").codebook_size == 16
     assert asked["repository"] == "owner/name"
-    wanted = {f"{part}{name}" for part in ("", "tokenizer/") for name in ("config.json", "model.safetensors", "generation.json")}
+    wanted = {
+        f"{part}{name}"
+        for part in ("", "tokenizer/")
+        for name in ("config.json", "model.safetensors", "generation.json")
+    }
     assert set(asked["patterns"]) == wanted  # neither the prior nor checkpoints
 
 

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 import torch
-import torch.distributed as distributed
+from torch import distributed
 
 from common.config import TrainConfig
 from images.dataset import DataConfig
