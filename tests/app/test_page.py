@@ -47,7 +47,7 @@ def test_a_mistake_is_shown_and_an_unexpected_error_is_logged(service, generator
 
 
 def load_package():
-    """Run app/__init__.py anew, under another name."""
+    """Run app/__init__.py again, under another name."""
     spec = importlib.util.spec_from_file_location("another_app", app.__file__)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
