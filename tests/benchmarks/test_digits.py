@@ -28,9 +28,9 @@ def quick(monkeypatch, validation):
 def test_classifier_learns(validation):
     images, labels = validation
     assert images.shape == (500, 1, 32, 32) and labels.bincount().tolist() == [50] * 10
-    classifier = train_classifier(images, labels, epochs=4)
-    assert correct(classifier, images, labels).mean() > 0.6
-    assert correct(classifier, images, (labels + 1) % 10).mean() < 0.4
+    classifier = train_classifier(images, labels, epochs=3)
+    assert correct(classifier, images, labels).mean() > 0.4
+    assert correct(classifier, images, (labels + 1) % 10).mean() < 0.2
 
 
 def test_digits(tiny_run, quick, capsys, monkeypatch):
@@ -45,13 +45,14 @@ def test_digits(tiny_run, quick, capsys, monkeypatch):
     assert "below 1.1 on real digits" in capsys.readouterr().err
 
 
-def test_samplers(tiny_run, uniform_run, quick, tmp_path):
-    for model, fitting in ((tiny_run, ["tweedie", "maskgit"]), (uniform_run, ["tweedie"])):
-        out = tmp_path / model.name / "samplers"
-        command = ["--model", str(model), "--out", str(out), "--n", "4", "--steps", "2", "3"]
-        assert run_cli(samplers.main, [*command, "--samplers", "tweedie", "maskgit"]) == 0
-        report = json.loads(out.with_suffix(".json").read_text())
-        assert [(row["sampler"], row["steps"]) for row in report["rows"]] == [(n, s) for n in fitting for s in (2, 3)]
-        assert all(0 < row["network_calls"] <= row["steps"] and row["images_per_second"] > 0 for row in report["rows"])
-        assert out.with_suffix(".md").read_text().count("\n") == 2 + len(report["rows"])
-        assert out.with_suffix(".png").stat().st_size > 1000
+def test_samplers(tiny_run, quick, monkeypatch, tmp_path):
+    monkeypatch.setattr(samplers, "samplers_for", lambda graph: ["tweedie", "maskgit"])
+    out = tmp_path / "new/samplers"
+    command = ["--model", str(tiny_run), "--out", str(out), "--n", "4", "--steps", "2", "3"]
+    assert run_cli(samplers.main, [*command, "--samplers", "tweedie", "halton", "maskgit"]) == 0
+    rows = json.loads(out.with_suffix(".json").read_text())["rows"]
+    expected = [("tweedie", 2), ("tweedie", 3), ("maskgit", 2), ("maskgit", 3)]  # halton does not fit the graph
+    assert [(row["sampler"], row["steps"]) for row in rows] == expected
+    assert all(0 < row["network_calls"] <= row["steps"] and row["images_per_second"] > 0 for row in rows)
+    assert out.with_suffix(".md").read_text().count("\n") == 2 + len(rows)
+    assert out.with_suffix(".png").stat().st_size > 1000

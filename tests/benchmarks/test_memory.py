@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.profiler import ProfilerActivity, profile
@@ -131,10 +132,23 @@ def test_activations_have_the_types_of_cuda():
     assert kept("cpu", False) < 0.9 * cuda
 
 
-def test_frozen_perceptual_network_is_counted():
-    computed = fake_peak(configured(loss={"perceptual": "efficientnet"}), 16)
-    frozen = memory.random_perceptual("efficientnet").state_dict().values()
-    assert computed["Buffer"] > sum(tensor.nbytes for tensor in frozen)
+class FrozenDistance(nn.Module):
+    """A perceptual network of one convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Conv2d(3, 64, 3).requires_grad_(False)
+
+    def forward(self, first, second):
+        return (self.network(first) - self.network(second)).square().mean((1, 2, 3))
+
+
+def test_frozen_perceptual_network_is_counted(monkeypatch):
+    without = fake_peak(configured(), 16)
+    AcceleratorState._reset_state(True)
+    monkeypatch.setattr(memory, "random_perceptual", lambda name: FrozenDistance())
+    computed = fake_peak(configured(loss={"perceptual": "lpips"}), 16)
+    assert computed["Buffer"] - without["Buffer"] == 4 * (64 * 3 * 9 + 64)
 
 
 def test_report(capsys):

@@ -54,5 +54,5 @@ def test_folder_without_validation_images(tmp_path, capsys):
 
 
 def test_error_of_a_command_is_passed_on():
-    with pytest.raises(UserError, match=r"train\.py prior --config nowhere: error: .*nowhere"):
-        quantizers.run(["train.py", "prior", "--config", "nowhere"])
+    with pytest.raises(UserError, match=r"sys\.exit.*: error: damaged"):
+        quantizers.run(["-c", "import sys; print('note', file=sys.stderr); sys.exit('error: damaged')"])
