@@ -185,11 +185,7 @@ class ImageGenerator(ImageVariation):
 
     def settings(self, base: SamplingSettings | None = None, /, **options: object) -> SamplingSettings:
         """`base`, by default the generation defaults, updated by `options` and checked for this model. Raises UserError."""
-        settings = (base or self.defaults).updated(options)
-        if settings.guidance_scale != 1 and not self.guided:
-            raise UserError("this model has no classes or was trained without label dropout: leave guidance at 1")
-        get_sampler(settings.sampler, settings.sampler_options, self.prior.graph)
-        return settings
+        return self.prior.checked_settings((base or self.defaults).updated(options))
 
     def request(
         self, n: int, class_labels: ClassLabels, output_type: OutputType, options: Mapping[str, RequestOption]

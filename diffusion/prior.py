@@ -18,6 +18,7 @@ from diffusion.graph import GRAPHS, at_least_float32, build_graph, per_position
 from diffusion.likelihood import Bound, likelihood_bound
 from diffusion.loss import cross_entropy, score_entropy
 from diffusion.noise import NOISES, LogLinear, build_noise
+from diffusion.sampler import get_sampler, parse_options
 from diffusion.sampling import Predictor
 from diffusion.settings import SamplingSettings
 from diffusion.subcodes import split_codes, subcode_vocab_size
@@ -129,7 +130,7 @@ class Prior(nn.Module):
         generation: the model's generation defaults.
 
     Raises:
-        UserError: codes cannot be split into so many sub-codes.
+        UserError: codes cannot be split into so many sub-codes, or the generation defaults do not fit the model.
     """
 
     def __init__(self, config: PriorConfig, codebook_size: int, grid: tuple[int, int], class_names: list[str]) -> None:
@@ -142,7 +143,10 @@ class Prior(nn.Module):
         self.guided = bool(class_names) and config.label_dropout > 0
         self.time_free = not config.time_conditioned
         self.raw_score = config.parametrization == "score"
-        self.generation = config.generation
+        try:
+            self.generation = self.checked_settings(config.generation)
+        except UserError as error:
+            raise UserError(f"generation defaults: {error}") from error
         self.network = Transformer2D(
             vocab_size=self.vocab_size,
             grid=grid,
@@ -154,6 +158,14 @@ class Prior(nn.Module):
             dropout=config.dropout,
             time_conditioned=bool(config.time_conditioned),
         )
+
+    def checked_settings(self, settings: SamplingSettings) -> SamplingSettings:
+        """`settings` with the sampler's options in their types. Raises UserError where this prior cannot sample so."""
+        if settings.guidance_scale != 1 and not self.guided:
+            raise UserError("this model has no classes or was trained without label dropout: leave guidance at 1")
+        get_sampler(settings.sampler, settings.sampler_options, self.graph)
+        # Options of the command line are texts. Typed, they read the same in metadata as those of other origins.
+        return settings.updated({"sampler_options": parse_options(settings.sampler, settings.sampler_options)})
 
     def log_p0(self, codes: Tensor, sigma: Tensor, labels: Tensor, large_grids: str = "sliding") -> Tensor:
         """Log p(x0 | noised codes) `(B, h, w[, G], V)` in float32 or better.
@@ -255,7 +267,10 @@ class Prior(nn.Module):
         config = stored_config(PriorConfig, stored, ARCHITECTURE_KEYS, source)
         shape = stored_config(CodeShape, stored, ("codebook_size", "grid", "class_names"), source)
         config.generation = read_generation(directory)
-        prior = cls(config, shape.codebook_size, (shape.grid[0], shape.grid[1]), shape.class_names)
+        try:
+            prior = cls(config, shape.codebook_size, (shape.grid[0], shape.grid[1]), shape.class_names)
+        except UserError as error:
+            raise UserError(f"{directory}: {error}") from error
         load_weights(prior.network, state, directory)
         return prior.eval()
 
