@@ -13,41 +13,11 @@ from PIL import Image
 
 import evaluate
 import sample
-import train
 from common.errors import run_cli
 from common.model_dir import read_model, save_model
 from diffusion.pipeline import ImageGenerator
-from diffusion.settings import SamplingSettings
 from diffusion.sampler import SAMPLERS
-from tests.tiny import TINY
-
-CONFIG = ["--config", "configs/mnist.yaml"]
-
-
-def test_training_leaves_a_whole_directory(tiny_run):
-    for name in (
-        "tokenizer/config.json", "tokenizer/model.safetensors", "prior/config.json", "prior/model.safetensors",
-        "README.md", "curves.png", "config.yaml", "logs/prior.jsonl", "checkpoints/prior/step-4/progress.json",
-    ):  # fmt: skip
-        assert (tiny_run / name).is_file(), name
-    assert json.loads((tiny_run / "tokenizer/config.json").read_text())["perceptual"] == "none"
-    assert len(list((tiny_run / "codes").glob("[!.]*"))) == 2
-
-
-def test_resuming_gives_the_weights_of_an_unbroken_run(tiny_run, tmp_path):
-    from safetensors.torch import load_file
-
-    where = f"output_dir={tmp_path}"
-    (tmp_path / "tokenizer").symlink_to(tiny_run / "tokenizer")
-    assert run_cli(train.main, ["prior", *CONFIG, where, *TINY]) == 0
-    whole = load_file(tmp_path / "prior/model.safetensors")
-    # as after a crash between the two checkpoints
-    import shutil
-
-    shutil.rmtree(tmp_path / "checkpoints/prior/step-4")
-    assert run_cli(train.main, ["prior", *CONFIG, where, *TINY]) == 0
-    again = load_file(tmp_path / "prior/model.safetensors")
-    assert all(np.allclose(whole[name], again[name], atol=1e-6) for name in whole)
+from diffusion.settings import SamplingSettings
 
 
 def test_same_seed_same_pictures_whatever_the_batch(tiny_run, in_float64):
@@ -238,54 +208,6 @@ def test_what_lies_under_the_mask_does_not_matter(tiny_run):
     assert np.array_equal(results[0], results[1])
 
 
-KINDS = {
-    "score": ["prior.graph=uniform", "prior.parametrization=score", "prior.noise=geometric"],
-    "groups": ["prior.groups=2"],
-    "lambda_dce": ["prior.loss=lambda_dce", "prior.noise=polynomial"],
-    "maskgit": ["prior.loss=maskgit", "prior.time_conditioned=true"],
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_prior_trains_draws_and_repaints(tiny_run, tmp_path, kind):
-    (tmp_path / "tokenizer").symlink_to(tiny_run / "tokenizer")
-    assert run_cli(train.main, ["prior", *CONFIG, f"output_dir={tmp_path}", *TINY, *KINDS[kind]]) == 0
-    lines = [json.loads(line) for line in (tmp_path / "logs/prior.jsonl").read_text().splitlines()]
-    assert all(np.isfinite(line["loss"]) for line in lines if "loss" in line)
-    assert 2 < lines[-1]["held_out_bits_per_code"] < 8  # log2 16 = 4 at the start
-    if kind == "maskgit":  # equal weights that sum to 1: the head begins at zero, and all 16 codes at log 16
-        assert lines[0]["loss"] == pytest.approx(np.log(16), rel=1e-3)
-    generator = ImageGenerator.from_pretrained(tmp_path, "cpu")
-    drawn = generator.generate_codes(4, [1, 2], SamplingSettings(3, 2.0), seed=1)
-    assert drawn.codes.shape == (4, 8, 8) and int(drawn.codes.min()) >= 0 and int(drawn.codes.max()) < 16
-    assert drawn.network_calls.shape == (4,) and 1 <= int(drawn.network_calls.min()) <= 3
-    image, mask = (Image.open(f"docs/images/{name}.png").convert("L") for name in ("digit", "digit-mask"))
-    painted = generator.inpaint(image, mask, num_inference_steps=3)[0]
-    kept = np.asarray(mask) < 128
-    assert np.array_equal(np.asarray(image)[kept], np.asarray(painted)[kept])
-
-
-@pytest.mark.parametrize("graph", ["absorbing", "uniform"])
-def test_bound_on_held_out_digits_falls_with_training_and_stays_above_their_entropy(tiny_run, tmp_path, graph):
-    bits = []
-    for steps in (1, 60):
-        folder = tmp_path / str(steps)
-        folder.mkdir()
-        (folder / "tokenizer").symlink_to(tiny_run / "tokenizer")
-        more = [
-            f"prior.graph={graph}",
-            "prior.noise=loglinear",
-            "prior.train.learning_rate=3e-3",
-            "prior.train.warmup_steps=5",
-        ]
-        more += [f"prior.train.steps={steps}", "prior.train.ema_decay=0.5", "prior.train.checkpoint_every=1000"]
-        assert run_cli(train.main, ["prior", *CONFIG, f"output_dir={folder}", *TINY, *more]) == 0
-        bits.append(json.loads((folder / "prior/config.json").read_text())["validation"]["bits_per_code"])
-    # 50 held-out pictures a class, all different: no model can give them less than log2 50 bits each on average.
-    entropy = np.log2(50) / 64
-    assert entropy < bits[1] < bits[0] - 0.3 and bits[0] < 4.6  # 16 codes: 4 bits at the start
-
-
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_draws_from_the_command_line(tiny_run, tmp_path, name, capsys):
     out = tmp_path / "grid.png"
@@ -355,8 +277,6 @@ def bad_inputs(run: Path, uniform: Path, tmp: Path) -> dict[str, tuple]:
     Image.new("L", (32, 32), 255).save(tmp / "mask.png")
     Image.new("L", (16, 16), 255).save(tmp / "small.png")
     (tmp / "broken.png").write_bytes(b"\x89PNG nothing")
-    (tmp / "empty").mkdir()
-    (tmp / "flat.yaml").write_text("prior: 3\n")
     (tmp / "half").mkdir()
     (tmp / "half/tokenizer").symlink_to(run / "tokenizer")
     (tmp / "locked.png").mkdir()
@@ -366,17 +286,8 @@ def bad_inputs(run: Path, uniform: Path, tmp: Path) -> dict[str, tuple]:
     grid = ["grid", "--model", str(run), "--out", str(tmp / "out.png")]
     paint = ["inpaint", "--model", str(run), "--out", str(tmp / "out.png"), "--image"]
     masked = [*paint, str(tmp / "in.png"), "--mask"]
-    here = f"output_dir={tmp / 'run'}"
     other = ["grid", "--model", str(uniform), "--out", str(tmp / "out.png")]
     return {
-        "unknown key": (train, ["prior", *CONFIG, "prior.widht=3"], "prior.width"),
-        "wrong type": (train, ["prior", *CONFIG, "prior.width=wide"], "prior.width"),
-        "section that is none": (train, ["prior", "--config", str(tmp / "flat.yaml")], "flat.yaml"),
-        "no configuration": (train, ["prior", "--config", "none.yaml"], "none.yaml"),
-        "no pictures": (train, ["tokenizer", *CONFIG, here, "data.source=folder", f"data.path={tmp / 'empty'}"], "no images"),
-        "no folder": (train, ["tokenizer", *CONFIG, here, "data.source=folder", "data.path=nowhere"], "nowhere"),
-        "no tokenizer": (train, ["prior", *CONFIG, here], "no trained tokenizer"),
-        "other shape": (train, ["tokenizer", *CONFIG, f"output_dir={run}", *TINY, "tokenizer.width=12"], "does not fit"),
         "broken picture": (sample, [*paint, str(tmp / "broken.png"), "--mask", str(tmp / "mask.png")], "broken.png"),
         "no picture": (sample, [*paint, str(tmp / "none.png"), "--mask", str(tmp / "mask.png")], "none.png"),
         "mask of another size": (sample, [*masked, str(tmp / "small.png")], "16 x 16"),
@@ -398,8 +309,6 @@ def bad_inputs(run: Path, uniform: Path, tmp: Path) -> dict[str, tuple]:
         "temperature 0": (sample, [*grid, "--temperature", "0"], "temperature"),
         "unfit sampler": (sample, [*other, "--sampler", "halton"], "absorbing"),
         "guidance without label dropout": (sample, [*other, "--guidance", "2"], "label dropout"),
-        "loss and graph": (train, ["prior", *CONFIG, "prior.graph=uniform", "prior.loss=maskgit"], "absorbing"),
-        "codes in unequal parts": (train, ["prior", *CONFIG, f"output_dir={run}", *TINY, "prior.groups=3"], "groups"),
         "nowhere to write": (sample, ["grid", "--model", str(run)], "--out"),
         "many pictures without a folder": (sample, [*grid, "--n", "2000"], "--images-dir"),
         "class of no name": (sample, [*grid, "--label", "seven"], "unknown class 'seven'"),
@@ -436,19 +345,3 @@ def test_every_mistake_gives_one_line_and_exit_code_2(tiny_run, uniform_run, tmp
 def test_a_mistake_in_a_process_of_its_own_has_no_traceback():
     done = subprocess.run([sys.executable, "sample.py", "grid"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-
-
-def test_two_processes_train_one_model(tiny_run, tmp_path):
-    (tmp_path / "tokenizer").symlink_to(tiny_run / "tokenizer")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "train.py", "prior"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*command, *CONFIG, f"output_dir={tmp_path}", *TINY],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "prior/model.safetensors").is_file()
-    assert len(list((tmp_path / "checkpoints/prior/step-4").glob("random_states_*"))) == 2

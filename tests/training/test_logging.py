@@ -53,7 +53,7 @@ def write_losses(folder, **series):
 def test_curves_have_one_panel_for_each_stage(tmp_path):
     sizes = []
     for stages in (["prior"], ["prior", "tokenizer"]):
-        write_losses(tmp_path, **dict.fromkeys(stages, [3.0, 2.0, 1.0]))
+        write_losses(tmp_path, **{stage: [3.0, 2.0, 1.0] for stage in stages})
         plot_curves(tmp_path / "logs", tmp_path / "curves.png")
         sizes.append(Image.open(tmp_path / "curves.png").size)
     assert sizes == [(600, 400), (1200, 400)]
@@ -75,5 +75,5 @@ def test_curves_show_the_losses_and_nothing_else(tmp_path):
 def test_curves_that_cannot_be_written_are_one_line(tmp_path):
     write_losses(tmp_path, prior=[1.0])
     (tmp_path / "curves.png").mkdir()
-    with pytest.raises(UserError, match="cannot write .*curves.png"):
+    with pytest.raises(UserError, match=r"cannot write .*curves.png"):
         plot_curves(tmp_path / "logs", tmp_path / "curves.png")
