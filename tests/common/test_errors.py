@@ -7,6 +7,8 @@ import sample
 import train
 from common import export
 from common.errors import ArgumentParser, Interrupted, UserError, run_cli
+from generation.commands import COMMANDS
+from training.run import STAGES
 
 
 def raising(error):
@@ -52,35 +54,44 @@ def test_a_wrong_argument_is_one_line(capsys):
     assert capsys.readouterr().err == "error: argument --n: invalid int value: 'many' (see 'x.py --help')\n"
 
 
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
 GRID = ["grid", "--model", "DIR", "--out", "grid.png"]
+VARY = ["vary", "--model", "DIR", "--image", "a.png", "--out", "b.png"]
 
 
 @pytest.mark.parametrize(
-    ("program", "interrupted", "arguments", "said"),
+    ("arguments", "printed"),
     [
-        (sample, "generation.commands.COMMANDS.grid", GRID, "stopped"),
-        (sample, "generation.commands.COMMANDS.grid", [*GRID, "--images-dir", "all"],
-         "stopped; the same command continues with the missing images"),
-        (sample, "generation.commands.COMMANDS.vary",
-         ["vary", "--model", "DIR", "--image", "a.png", "--out", "b.png", "--images-dir", "all"], "stopped"),
-        (sample, "generation.commands.COMMANDS.samplers", ["samplers"], "stopped"),
-        (evaluate, "evaluation.run.evaluate", ["--model", "DIR", "--reference", "mnist5k", "--out", "r.json"], "stopped"),
-        (export, "common.half_precision.copy_in_half_precision", ["DIR", "COPY"], "stopped"),
-        (train, "training.run.STAGES.encode", ["encode", "--config", "configs/mnist.yaml"], "stopped"),
-        (train, "training.run.STAGES.prior", ["prior", "--config", "configs/mnist.yaml"], "stopped"),
+        (GRID, "stopped\n"),
+        ([*GRID, "--images-dir", "all"], "stopped; the same command continues with the missing images\n"),
+        ([*VARY, "--images-dir", "all"], "stopped\n"),  # starts again
+        (["samplers"], "stopped\n"),
     ],
-)  # fmt: skip
-def test_ctrl_c_promises_only_what_is_true(program, interrupted, arguments, said, monkeypatch, tmp_path, capsys):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
+)
+def test_after_ctrl_c_only_a_folder_of_samples_continues(arguments, printed, monkeypatch, capsys):
+    monkeypatch.setitem(COMMANDS, arguments[0], interrupt)
+    assert run_cli(sample.main, arguments) == 130
+    assert capsys.readouterr().err == printed
 
-    where, name = interrupted.rsplit(".", 1)
-    if where.rsplit(".", 1)[1].isupper():  # a table of functions
-        module, table = where.rsplit(".", 1)
-        monkeypatch.setitem(getattr(pytest.importorskip(module), table), name, interrupt)
-    else:
-        monkeypatch.setattr(interrupted, interrupt)
-    if program is train:
-        arguments = [*arguments, f"output_dir={tmp_path}"]
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_after_ctrl_c_a_stage_without_a_checkpoint_promises_nothing(stage, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(STAGES, stage, interrupt)
+    assert run_cli(train.main, [stage, "--config", "configs/mnist.yaml", f"output_dir={tmp_path}"]) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "function", "arguments"),
+    [
+        (evaluate, "evaluation.run.evaluate_folder", ["--images", "DIR", "--reference", "mnist5k", "--out", "r.json"]),
+        (export, "common.half_precision.copy_in_half_precision", ["DIR", "COPY"]),
+    ],
+)
+def test_after_ctrl_c_other_commands_promise_nothing(program, function, arguments, monkeypatch, capsys):
+    monkeypatch.setattr(function, interrupt)
     assert run_cli(program.main, arguments) == 130
-    assert capsys.readouterr().err == f"{said}\n"
+    assert capsys.readouterr().err == "stopped\n"

@@ -53,7 +53,7 @@ def test_what_resume_selects(tmp_path):
     assert checkpoint_to_resume(tmp_path, "prior", "auto") == newer
     assert checkpoint_to_resume(tmp_path, "prior", "never") is None
     assert checkpoint_to_resume(tmp_path, "prior", str(older)) == older
-    with pytest.raises(UserError, match=r"prior\.train\.resume is auto, never or a folder in .*checkpoints/prior"):
+    with pytest.raises(UserError, match=r"prior.train.resume is auto, never or a folder in .*checkpoints/prior"):
         checkpoint_to_resume(tmp_path, "prior", "step-1")
 
 
@@ -114,7 +114,7 @@ def test_loading_restores_weights_optimizer_average_and_random_state(stage, tmp_
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.bin", "ema.safetensors"])
-@pytest.mark.parametrize("content", [None, b"", b"damaged" * 9])
+@pytest.mark.parametrize("content", [None, b"", b"damaged " * 9], ids=["missing", "empty", "damaged"])
 def test_a_damaged_checkpoint_is_one_line(stage, tmp_path, name, content):
     file = save(stage, tmp_path, 1) / name
     assert file.is_file()

@@ -75,5 +75,5 @@ def test_curves_show_the_losses_and_nothing_else(tmp_path):
 def test_curves_that_cannot_be_written_are_one_line(tmp_path):
     write_losses(tmp_path, prior=[1.0])
     (tmp_path / "curves.png").mkdir()
-    with pytest.raises(UserError, match=r"cannot write .*curves\.png"):
+    with pytest.raises(UserError, match=r"cannot write .*curves.png"):
         plot_curves(tmp_path / "logs", tmp_path / "curves.png")
