@@ -6,6 +6,7 @@ from diffusion.graph import Absorbing
 from diffusion.noise import LogLinear
 from diffusion.sampler import tweedie
 from diffusion.sampling import SamplerState
+from diffusion.settings import SamplingSettings
 from diffusion.windows import SlidingWindows, tent, window_starts
 
 MASK = 3
@@ -74,10 +75,10 @@ def test_windows_without_a_masked_code_are_not_asked_and_rows_keep_their_own_lab
 def test_a_large_grid_of_independent_codes_has_their_law():
     law = torch.tensor([0.6, 0.3, 0.1])
     model = SlidingWindows(lambda codes, sigma, labels: law.log().expand(*codes.shape, 3), (2, 2), MASK)
-    walk = SamplerState(
+    state = SamplerState(
         lambda codes, sigma, rows: model(codes, sigma, rows)[None], Absorbing(3), LogLinear(), (7, 5),
-        [torch.Generator().manual_seed(i) for i in range(400)], 4,
+        [torch.Generator().manual_seed(i) for i in range(400)], SamplingSettings(num_inference_steps=4),
     )  # fmt: skip
-    tweedie(walk)
-    share = walk.codes.flatten().bincount(minlength=3).double() / walk.codes.numel()
-    torch.testing.assert_close(share, law.double(), atol=0.015, rtol=0)
+    tweedie(state)
+    fractions = state.codes.flatten().bincount(minlength=3).double() / state.codes.numel()
+    torch.testing.assert_close(fractions, law.double(), atol=0.015, rtol=0)

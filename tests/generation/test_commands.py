@@ -140,10 +140,11 @@ def test_every_flag_acts(lively_run, tmp_path, setting):
     assert not np.array_equal(*images)
 
 
-def test_skipping_calls_changes_no_code(lively_run, in_float64):
+def test_cached_predictions_change_no_code(lively_run, in_float64):
     generator = ImageGenerator.from_pretrained(lively_run, "cpu")
-    skipping, asking = (
-        generator.sample_codes(6, [1, 2, 3], SamplingSettings(100, 2.0, skip=skip)) for skip in (True, False)
-    )
-    assert torch.equal(skipping.codes, asking.codes)
-    assert int(asking.network_calls.min()) == 100 and int(skipping.network_calls.max()) <= 64
+    settings = SamplingSettings(num_inference_steps=100, guidance_scale=2.0)
+    cached = generator.sample_codes(6, [1, 2, 3], settings)
+    called = generator.sample_codes(6, [1, 2, 3], settings.updated({"skip_unchanged": False}))
+    assert torch.equal(cached.codes, called.codes)
+    assert int(called.network_calls.min()) == 100
+    assert int(cached.network_calls.max()) <= 64

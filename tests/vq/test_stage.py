@@ -221,9 +221,9 @@ def test_the_quantizers_weights_scale_their_parts(key, part):
     torch.testing.assert_close(values[1], 3 * values[0])
 
 
-def test_the_discriminators_learning_rate_is_its_share(tmp_path):
+def test_the_discriminators_learning_rate_is_scaled_by_its_ratio(tmp_path):
     stage = make(tmp_path)
-    stage.ratios = (1.0, 0.25)
+    stage.learning_rate_ratios = (1.0, 0.25)
     stage.set_learning_rate(0.5)
     assert [group["lr"] for optimizer in stage.optimizers for group in optimizer.param_groups] == [5e-4, 1.25e-4]
 
