@@ -1,73 +1,88 @@
-"""The editing commands of sample.py, the samplers and the flags, on a tiny model."""
+"""The commands of sample.py on a tiny model: files, sizes, modes, metadata, and that every flag acts."""
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import sample
 from common.errors import run_cli
-from diffusion.pipeline import ImageGenerator
 from diffusion.sampler import SAMPLERS
-from diffusion.settings import SamplingSettings
 
-CONFIG = ["--config", "configs/mnist.yaml"]
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 4), np.uint8)
 
 
-def test_editing_commands(tiny_run, tmp_path):
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (40, 60, 4), np.uint8)
-    image, other = str(tmp_path / "in.png"), str(tmp_path / "other.png")
-    Image.fromarray(pixels, "RGBA").save(image)
-    Image.fromarray(rng.integers(0, 256, (40, 60, 3), np.uint8)).save(other)
+@pytest.fixture
+def edit(tiny_run, tmp_path):
+    """A function that runs a command on the image PIXELS and gives the image that it writes."""
+    Image.fromarray(PIXELS, "RGBA").save(tmp_path / "in.png")
+    Image.fromarray(PIXELS[::-1, ::-1, :3]).save(tmp_path / "other.png")
 
-    def run(name, *more, out="out.png"):
-        sampling = [] if name == "reconstruct" else ["--steps", "2", "--label", "3"]
-        arguments = [name, "--model", str(tiny_run), "--image", image, "--out", str(tmp_path / out), *sampling, *more]
-        assert run_cli(sample.main, arguments) == 0
+    def run(command, *flags, out="out.png"):
+        sampling = [] if command == "reconstruct" else ["--steps", "2", "--label", "3"]
+        files = ["--image", str(tmp_path / "in.png"), "--out", str(tmp_path / out)]
+        assert run_cli(sample.main, [command, "--model", str(tiny_run), *files, *sampling, *flags]) == 0
         return Image.open(tmp_path / out)
 
-    painted = np.asarray(run("inpaint", "--box", "3,4,20,20", "--box", "40,0,60,9", "--feather", "3", "--margin", "0"))
-    changed = (painted != pixels).any(-1)
-    assert changed[4:20, 3:20].any() and changed[:9, 40:].any()
+    return run
+
+
+def test_inpaint_changes_the_boxes_alone(edit):
+    boxes = ["--box", "3,4,20,20", "--box", "40,0,60,9"]
+    painted = np.asarray(edit("inpaint", *boxes, "--feather", "3", "--margin", "0"))
+    changed = (painted != PIXELS).any(-1)
+    assert changed[4:20, 3:20].any()
+    assert changed[:9, 40:].any()
     changed[4:20, 3:20] = changed[:9, 40:] = False
     assert not changed.any()
-    strip = run("inpaint", "--box", "3,4,20,20", "--n", "3", "--images-dir", str(tmp_path / "each"))
-    assert strip.size == (5 * 62 - 2, 40) and len(list((tmp_path / "each").glob("*.png"))) == 3
-    assert strip.text["box"] == "[(3, 4, 20, 20)]" and strip.text["command"] == "inpaint"
-    extended = np.asarray(run("outpaint", "--left", "9", "--bottom", "20"))
-    assert extended.shape == (60, 69, 4) and np.array_equal(extended[:40, 9:], pixels)
-    varied = np.asarray(run("vary", "--strength", "0.3"))
-    assert varied.shape == pixels.shape and np.array_equal(varied[..., 3], pixels[..., 3])
-    assert run("vary", "--n", "2").size == (3 * 62 - 2, 40)
-    assert run("morph", "--other", other, "--n", "4").size == (4 * 62 - 2, 40)
-    film = run("morph", "--other", other, "--n", "4", "--images-dir", str(tmp_path / "film"), out="film.gif")
-    assert film.n_frames == 4 and len(list((tmp_path / "film").glob("*.png"))) == 4
-    again = run("reconstruct", "--tile", "16")
-    assert again.size == (60, 40) and again.mode == "RGBA"
+
+
+def test_several_variants_are_a_strip_and_single_files(edit, tmp_path):
+    strip = edit("inpaint", "--box", "3,4,20,20", "--n", "3", "--images-dir", str(tmp_path / "each"))
+    assert strip.size == (5 * 62 - 2, 40)  # the image, its mask and three variants
+    assert sorted(file.name for file in (tmp_path / "each").iterdir()) == [f"{i:06d}.png" for i in range(3)]
+    assert strip.text["box"] == "[(3, 4, 20, 20)]"
+    assert strip.text["command"] == "inpaint"
+    assert Image.open(tmp_path / "each/000002.png").text["index"] == "2"
+
+
+def test_outpaint_keeps_the_image(edit):
+    extended = np.asarray(edit("outpaint", "--left", "9", "--bottom", "20"))
+    assert extended.shape == (60, 69, 4)
+    assert np.array_equal(extended[:40, 9:], PIXELS)
+
+
+def test_vary_keeps_size_and_alpha(edit):
+    varied = np.asarray(edit("vary", "--strength", "0.3"))
+    assert varied.shape == PIXELS.shape
+    assert np.array_equal(varied[..., 3], PIXELS[..., 3])
+    assert edit("vary", "--n", "2").size == (3 * 62 - 2, 40)  # the image and two variants
+
+
+def test_morph_writes_a_strip_or_an_animation(edit, tmp_path):
+    other = ["--other", str(tmp_path / "other.png"), "--n", "4"]
+    assert edit("morph", *other).size == (4 * 62 - 2, 40)
+    assert edit("morph", *other, "--images-dir", str(tmp_path / "film"), out="film.gif").n_frames == 4
+    assert len(list((tmp_path / "film").glob("*.png"))) == 4
+
+
+def test_reconstruct_keeps_size_and_mode(edit, capsys):
+    again = edit("reconstruct", "--tile", "16")
+    assert again.size == (60, 40)
+    assert again.mode == "RGBA"
+    assert "PSNR" in capsys.readouterr().err
 
 
 def test_a_turned_photograph_is_repainted_upright(tiny_run, tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # to be turned by a quarter
     Image.new("RGB", (60, 40), "white").save(tmp_path / "in.jpg", exif=exif)
-    arguments = [
-        "inpaint",
-        "--model",
-        str(tiny_run),
-        "--image",
-        str(tmp_path / "in.jpg"),
-        "--box",
-        "0,50,10,60",
-        "--steps",
-        "2",
-    ]
-    assert run_cli(sample.main, [*arguments, "--out", str(tmp_path / "out.png")]) == 0
+    arguments = ["inpaint", "--model", str(tiny_run), "--image", str(tmp_path / "in.jpg"), "--steps", "2"]
+    assert run_cli(sample.main, [*arguments, "--box", "0,50,10,60", "--out", str(tmp_path / "out.png")]) == 0
     assert Image.open(tmp_path / "out.png").size == (40, 60)
 
 
 @pytest.mark.parametrize(("mode", "size"), [("L", (32, 32)), ("RGB", (50, 40)), ("RGBA", (28, 60)), ("LA", (20, 20))])
-def test_repainting_leaves_kept_pixels_alone_and_keeps_size_and_mode(tiny_run, tmp_path, mode, size):
+def test_inpaint_leaves_kept_pixels_alone_and_keeps_size_and_mode(tiny_run, tmp_path, mode, size):
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 4), np.uint8), "RGBA").convert(mode)
     mask = np.zeros((size[1], size[0]), np.uint8)
@@ -78,73 +93,60 @@ def test_repainting_leaves_kept_pixels_alone_and_keeps_size_and_mode(tiny_run, t
     out = tmp_path / "out.png"
     assert run_cli(sample.main, ["inpaint", "--model", str(tiny_run), *arguments, "--out", str(out)]) == 0
     painted = Image.open(out)
-    assert painted.mode == mode and painted.size == size
+    assert painted.mode == mode
+    assert painted.size == size
     before, after = np.asarray(image), np.asarray(painted)
     assert np.array_equal(before[mask == 0], after[mask == 0])
     assert not np.array_equal(before[mask > 0], after[mask > 0])
 
 
-def test_what_lies_under_the_mask_does_not_matter(tiny_run):
-    generator = ImageGenerator.from_pretrained(tiny_run, "cpu")
-    rng = np.random.default_rng(1)
-    mask = np.zeros((32, 32), np.uint8)
-    mask[8:20, 8:20] = 255
-    first = rng.integers(0, 256, (32, 32), np.uint8)
-    second = np.where(mask > 0, rng.integers(0, 256, (32, 32), np.uint8), first).astype(np.uint8)
-    results = [
-        generator.inpaint(Image.fromarray(image), Image.fromarray(mask), num_inference_steps=3)[0]
-        for image in (first, second)
-    ]
-    assert np.array_equal(results[0], results[1])
+def generated(model, out, *flags):
+    """The image grid that `grid` writes."""
+    arguments = ["grid", "--model", str(model), "--n", "4", "--label", "1", "--out", str(out), *flags]
+    assert run_cli(sample.main, arguments) == 0
+    return Image.open(out)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_every_sampler_draws_from_the_command_line(tiny_run, tmp_path, name, capsys):
-    out = tmp_path / "grid.png"
-    arguments = ["grid", "--model", str(tiny_run), "--n", "4", "--steps", "3", "--sampler", name, "--guidance", "2"]
-    arguments += ["--guidance-ramp", "linear", "--temperature", "0.9", "--top-p", "0.9", "--time-spacing", "cosine"]
-    assert run_cli(sample.main, [*arguments, "--out", str(out)]) == 0
-    assert Image.open(out).text["sampler"] == name
-    capsys.readouterr()
+def test_every_sampler_works_from_the_command_line(tiny_run, tmp_path, name):
+    flags = ["--guidance", "2", "--guidance-ramp", "linear", "--temperature", "0.9", "--top-p", "0.9"]
+    flags += ["--sampler", name, "--steps", "3", "--time-spacing", "cosine"]
+    about = generated(tiny_run, tmp_path / "grid.png", *flags).text
+    assert about["sampler"] == name
+    assert about["time_spacing"] == "cosine"
+    assert about["guidance_scale"] == "2.0"
+
+
+def test_samplers_are_listed_with_papers_graphs_and_options(capsys):
     assert run_cli(sample.main, ["samplers"]) == 0
-    assert any(line.startswith(f"{name} ") and "arXiv" in line for line in capsys.readouterr().out.splitlines())
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert list(lines) == list(SAMPLERS)
+    assert all("arXiv" in line for line in lines.values())
+    assert "--option choice_temperature=4.5" in lines["maskgit"]
+    assert "[absorbing graph]" in lines["halton"]
+    assert "[both graphs]" in lines["tweedie"]
 
 
-@pytest.mark.parametrize("setting", [
-    ["--sampler", "halton"], ["--steps", "3"], ["--guidance", "4"], ["--temperature", "0.3"], ["--top-p", "0.3"],
-    ["--time-spacing", "cosine"], ["--guidance", "4", "--guidance-ramp", "linear"],
-    ["--guidance", "4", "--guidance-interval", "0.4", "0.6"], ["--sampler", "remdm", "--option", "eta=0.9"], ["--seed", "1"],
+@pytest.mark.parametrize(("base", "more"), [
+    ([], ["--sampler", "halton"]),
+    ([], ["--steps", "3"]),
+    ([], ["--guidance", "4"]),
+    ([], ["--temperature", "0.3"]),
+    ([], ["--top-p", "0.3"]),
+    ([], ["--time-spacing", "cosine"]),
+    ([], ["--seed", "1"]),
+    ([], ["--label", "2"]),
+    (["--guidance", "4"], ["--guidance-ramp", "linear"]),
+    (["--guidance", "4"], ["--guidance-interval", "0.4", "0.6"]),
+    (["--sampler", "remdm"], ["--option", "eta=0.9"]),
+    (["--size", "48x32"], ["--large-grids", "rotary"]),
 ])  # fmt: skip
-def test_every_flag_acts(lively_run, tmp_path, setting):
-    images = []
-    base = ["--guidance", "4"] if "--guidance" in setting and len(setting) > 2 else []
-    base = ["--sampler", "remdm"] if "remdm" in setting else base
-    for name, more in (("a", base), ("b", setting)):
-        out = tmp_path / f"{name}.png"
-        arguments = [
-            "grid",
-            "--model",
-            str(lively_run),
-            "--n",
-            "4",
-            "--label",
-            "1",
-            "--steps",
-            "8",
-            "--out",
-            str(out),
-            *more,
-        ]
-        assert run_cli(sample.main, arguments) == 0
-        images.append(np.asarray(Image.open(out)))
-    assert not np.array_equal(*images)
+def test_every_flag_acts(lively_run, tmp_path, base, more):
+    base = ["--steps", "8", *base]
+    before = generated(lively_run, tmp_path / "before.png", *base)
+    after = generated(lively_run, tmp_path / "after.png", *base, *more)
+    assert not np.array_equal(before, after)
 
 
-def test_cached_predictions_change_no_code(lively_run, in_float64):
-    generator = ImageGenerator.from_pretrained(lively_run, "cpu")
-    settings = SamplingSettings(num_inference_steps=100, guidance_scale=2.0)
-    cached = generator.sample_codes(6, [1, 2, 3], settings)
-    called = generator.sample_codes(6, [1, 2, 3], settings.updated({"skip_unchanged": False}))
-    assert torch.equal(cached.codes, called.codes)
-    assert int(called.network_calls.min()) == 100
-    assert int(cached.network_calls.max()) <= 64
+def test_half_precision_is_recorded(tiny_run, tmp_path):
+    assert generated(tiny_run, tmp_path / "grid.png", "--steps", "2", "--dtype", "bfloat16").text["dtype"] == "bfloat16"
