@@ -34,6 +34,7 @@ import httpx  # comes with gradio
 import app
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+TIMEOUT_MS = 60_000  # for what a browser does in a second on an idle machine
 CONTROLS = (app.RANDOM, "tweedie", 4, 1.0, 0)
 
 
@@ -574,7 +575,7 @@ def address(browser, tiny_run) -> Iterator[str]:
 @pytest.fixture
 def page(browser, address):
     page = browser.new_page(viewport={"width": 1280, "height": 1100})
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(TIMEOUT_MS)
     asked, errors = [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -689,7 +690,10 @@ def test_picture_and_mask_from_files(page, tmp_path):
     choose(page, written(tmp_path, "mask.png", mask), "#mask")
     wait_for(page, "with its mask")
     page.wait_for_function("props => !document.querySelector('#canvas .stage').hidden")
-    page.wait_for_timeout(300)
+    for _ in range(100):  # the mask is drawn some time after the canvas appears
+        if np.array_equal(canvas_mask(page), mask):
+            break
+        page.wait_for_timeout(100)
     assert np.array_equal(canvas_mask(page), mask)
     (result,) = press(page, variants=1)
     assert same_outside(image, result, mask) and changed_inside(image, result, mask) > 0.5
@@ -727,7 +731,7 @@ def test_waiting_stopping_and_being_turned_away_are_said(browser):
     with app.served(Painter(pause=1), port=free_port(), limits=app.Limits(waiting=1)) as url:
         pages = [browser.new_page() for _ in range(3)]
         for page, words in zip(pages, ("Drawing: step", "Waiting for its turn", "did not take this"), strict=True):
-            page.set_default_timeout(15_000)
+            page.set_default_timeout(TIMEOUT_MS)
             page.goto(url)
             page.click("button[role=tab]:has-text('Grid')")
             page.fill("#grid-steps input[type=number]", "100")  # seconds
