@@ -68,7 +68,16 @@ def test_a_folder_of_images_goes_on_where_it_stopped_and_refuses_other_settings(
 def test_two_processes_draw_the_images_of_one(tiny_run, tmp_path, in_float64):
     base = ["grid", "--model", str(tiny_run), "--steps", "2", "--batch-size", "2", "--num-images", "7", "--images-dir"]
     assert run_cli(sample.main, [*base, str(tmp_path / "one")]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "tests.float64"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "tests.float64",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*command, *base, str(tmp_path / "two"), "--out", str(tmp_path / "grid.png")],
