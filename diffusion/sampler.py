@@ -224,7 +224,7 @@ def entropy_bound(state: SamplerState, *, bound: float = 1.0) -> None:
 
 
 def remdm(state: SamplerState, *, mode: str = "cap", eta: float = 0.05) -> None:
-    """Analytic steps that may mask codes again, so that early mistakes can be mended (ReMDM, Wang et al., arXiv 2503.00307).
+    """Analytic steps that may mask codes again, so that early mistakes can be corrected (ReMDM, Wang et al., arXiv 2503.00307).
 
     A visible code is masked with rate r <= r_max = min(1, (1 - a_s) / a_t), a masked one unmasked with probability
     (a_s - (1 - r) a_t) / (1 - a_t), a = e^-sigma, which keeps the marginals.

@@ -1,4 +1,4 @@
-"""What all samplers share: the state of one run over a batch, time steps, random draws, guidance, inpainting.
+"""What all samplers share: the state of one run over a batch, time steps, random numbers, guidance, inpainting.
 
 A sampler in sampler.py is a loop over a `SamplerState`; it decides which positions change when, and nothing else.
 """

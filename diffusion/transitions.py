@@ -1,6 +1,6 @@
 """What a sampling step does to each position, as probabilities.
 
-Whether a position leaves its state and which code it then shows are kept apart, and sampled apart: one joint draw in float32
+Whether a position leaves its state and which code it then shows are kept apart, and sampled apart: one joint sample in float32
 loses rare events, because float32 uniforms end at 2^-24.
 """
 
