@@ -73,7 +73,7 @@ def test_tiles_limit_the_size_that_is_computed_at_once():
 
 
 def test_a_tile_smaller_than_a_code_and_a_negative_overlap_are_refused():
-    with pytest.raises(UserError, match="tile of 2 pixels.*at least 4"):
+    with pytest.raises(UserError, match=r"tile of 2 pixels.*at least 4"):
         make().encode(torch.rand(1, 1, 16, 16), tile=2)
     with pytest.raises(UserError, match="overlap -1"):
         make().decode(torch.zeros(1, 4, 4, dtype=torch.int64), tile=16, overlap=-1)
