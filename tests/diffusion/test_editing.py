@@ -4,11 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion.editing import mask_to_codes
 from diffusion.pipeline import ImageGenerator
 from diffusion.request import Conditioning
 from diffusion.settings import SamplingSettings
 from images.region import crop_region, region_around
 from tests.diffusion.random_images import noise, random_repaint
+
+
+def test_codes_with_a_hidden_pixel_and_the_codes_in_the_margin_are_repainted():
+    mask = torch.zeros(1, 32, 32, dtype=torch.bool)
+    mask[0, 11, 12] = True  # in code (2, 3)
+    assert mask_to_codes(mask, 4, 0).nonzero().tolist() == [[0, 2, 3]]
+    assert mask_to_codes(mask, 4, 1).nonzero().tolist() == [[0, y, x] for y in (1, 2, 3) for x in (2, 3, 4)]
+    assert int(mask_to_codes(mask, 4, 2).sum()) == 25
 
 
 def test_of_1000_repaints_none_changes_a_kept_pixel_or_knows_a_hidden_one(generator):

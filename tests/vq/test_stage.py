@@ -207,20 +207,6 @@ def test_after_too_many_skipped_steps_the_run_stops_with_one_line_and_a_good_che
     assert "resumes from" in capfd.readouterr().out
 
 
-def test_a_run_that_fails_before_its_first_checkpoint_writes_one(tmp_path, monkeypatch, capfd):
-    original = TokenizerStage.step
-
-    def fail_late(self, batch, step):
-        return original(self, (batch[0] * (math.nan if step >= 3 else 1), batch[1]), step)
-
-    monkeypatch.setattr(TokenizerStage, "step", fail_late)
-    arguments = ["tokenizer", *CONFIG, *TINY, f"output_dir={tmp_path}", "tokenizer.train.checkpoint_every=1000"]
-    arguments += ["tokenizer.train.steps=20", "tokenizer.train.max_skipped_steps=3"]
-    assert run_cli(train.main, arguments) == 2
-    assert "step-3" in capfd.readouterr().err
-    assert (tmp_path / "checkpoints/tokenizer/step-3/progress.json").is_file()
-
-
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_run(tmp_path):
     arguments = ["tokenizer", *CONFIG, *TINY, f"output_dir={tmp_path}", "tokenizer.loss.lecam_weight=0.1"]
     # each step uses random numbers: for the replacement of codes, and to flip images
