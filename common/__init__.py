@@ -1,1 +1,1 @@
-"""What both packages need: configuration, image data, checkpoints, scores."""
+"""Errors, configuration, files, model directories, scores: what every package needs. Imports none of them."""

@@ -1,1 +1,1 @@
-"""The distribution of codes; knows nothing of pixels."""
+"""The distribution of code grids. Only pipeline.py, editing.py and variation.py touch images."""

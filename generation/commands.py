@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from PIL import Image
@@ -14,7 +14,7 @@ from common.metrics import psnr
 from diffusion.pipeline import ImageGenerator
 from diffusion.prior import Prior
 from diffusion.sampler import NEEDS_MASK, SAMPLERS, sampler_options, samplers_for
-from diffusion.settings import given_settings, setting_fields
+from diffusion.settings import SettingValue, given_settings, setting_fields
 from generation.grid import grid
 from generation.output import check_outputs, write_variants
 from images.convert import to_pil, to_tensor
@@ -119,12 +119,21 @@ def samplers(args: Namespace) -> None:
         names = samplers_for(prior.graph)
         print(f"generation defaults of {args.model}:")
         for field in setting_fields(type(prior.generation)):
-            print(f"  {field.flags[0]:20} {getattr(prior.generation, field.name)}")
+            print(f"  {field.flags[0]:20} {option_text(getattr(prior.generation, field.name))}")
     for name in names:
         about = (SAMPLERS[name].__doc__ or "").splitlines()[0]
         options = "".join(f"  --option {key}={value}" for key, value in sampler_options(name).items())
         graphs = "absorbing graph" if name in NEEDS_MASK else "both graphs"
         print(f"{name:20} {about} [{graphs}]{options}")
+
+
+def option_text(value: SettingValue) -> str:
+    """A sampling option as one would write it after its flag."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={part}" for name, part in value.items()) or "none"
+    if isinstance(value, tuple):
+        return " ".join(f"{part:g}" for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 COMMANDS: dict[str, Callable[[Namespace], None]] = {
