@@ -20,9 +20,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup
 	$(PYTHON) train.py tokenizer --config configs/mnist.yaml output_dir=$(RUN)
 	$(PYTHON) train.py prior --config configs/mnist.yaml output_dir=$(RUN)
-	$(PYTHON) sample.py grid --model $(RUN) --label 0 1 2 3 4 5 6 7 8 9 --n 100 --guidance 2 --out $(RUN)/grid.png
+	$(PYTHON) sample.py grid --model $(RUN) --label 0 1 2 3 4 5 6 7 8 9 --n 100 --out $(RUN)/grid.png
 	$(PYTHON) sample.py inpaint --model $(RUN) --image docs/images/digit.png --mask docs/images/digit-mask.png \
-		--n 4 --label 3 --guidance 2 --out $(RUN)/inpaint.png
+		--n 4 --label 3 --out $(RUN)/inpaint.png
 	$(PYTHON) evaluate.py --model $(RUN) --reference mnist5k --no-download --out $(RUN)/report.json
 	@echo "samples $(RUN)/grid.png   variants $(RUN)/inpaint.png   losses $(RUN)/curves.png   scores $(RUN)/report.json"
 	@echo "next: source $(VENV)/bin/activate, then for example: python sample.py grid --model $(RUN) --label 3 --out threes.png"

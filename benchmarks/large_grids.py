@@ -16,27 +16,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.image_features import features_of
 from common.errors import ArgumentParser, run_cli
 from common.features import EfficientNetFeatures
 from common.metrics import frechet_distance
 from diffusion.pipeline import ImageGenerator
-from images.convert import to_pil, to_tensor
+from images.convert import to_tensor
 from images.dataset import load_folder
 from images.grid import image_grid
 from images.io import save_png
 
 OWN_SIZE = "own size"
-
-
-@torch.no_grad()
-def features_of(extractor: EfficientNetFeatures, images: Sequence[Image.Image], channels: int) -> Tensor:
-    """Features `(N, 1280)` in float64."""
-    tensors = torch.stack([to_tensor(image, channels) for image in images])
-    return torch.cat([extractor(tensors[begin : begin + 64]) for begin in range(0, len(tensors), 64)]).double()
 
 
 def seam(images: Sequence[Image.Image]) -> float:
@@ -60,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     labels = list(range(len(generator.class_names))) or None
     extractor = EfficientNetFeatures()
     images = load_folder(args.reference, size, channels)
-    real = features_of(extractor, [to_pil(images[index][0][None])[0] for index in range(len(images))], channels)
+    real = features_of(extractor, torch.stack([images[index][0] for index in range(len(images))]))
     shown: list[Image.Image] = []
     for method in (OWN_SIZE, "sliding", "rotary"):
         width = size if method == OWN_SIZE else 2 * size
@@ -73,7 +66,8 @@ def main(argv: Sequence[str]) -> None:
         )
         sampled = generator.generate(count, labels, width=width, seed=1, settings=settings)
         parts = [image.crop((left, 0, left + size, size)) for image in sampled for left in range(0, width, size)]
-        distance = frechet_distance(real, features_of(extractor, parts, channels))
+        tensors = torch.stack([to_tensor(part, channels) for part in parts])
+        distance = frechet_distance(real, features_of(extractor, tensors))
         if method == OWN_SIZE:
             print(f"{method:10} Frechet distance of {len(parts)} parts {distance:.1f}")
             shown += [image_grid(sampled[index : index + 2], 2, 0) for index in range(0, 12, 2)]

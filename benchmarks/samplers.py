@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import matplotlib as mpl
-import torch
 from matplotlib import pyplot as plt
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -23,6 +22,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.digit_classifier import correct, load_digits, train_classifier
+from benchmarks.image_features import features_of
 from common.errors import ArgumentParser, run_cli
 from common.features import EfficientNetFeatures
 from common.files import replace_file, write_text
@@ -42,12 +42,6 @@ class Row:
     images_per_second: float
     frechet_distance: float
     accuracy: float
-
-
-@torch.no_grad()
-def features_of(extractor: EfficientNetFeatures, images: Tensor) -> Tensor:
-    """Features `(N, 1280)` of images `(N, C, H, W)` in [-1, 1]."""
-    return torch.cat([extractor(images[begin : begin + 100]) for begin in range(0, len(images), 100)])
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from diffusion.graph import GRAPHS, at_least_float32, build_graph, per_position
 from diffusion.likelihood import Bound, likelihood_bound
 from diffusion.loss import cross_entropy, score_entropy
 from diffusion.noise import NOISES, LogLinear, build_noise
-from diffusion.sampler import get_sampler, parse_options
+from diffusion.sampler import NEEDS_MASK, get_sampler, parse_options
 from diffusion.sampling import Predictor
 from diffusion.settings import SamplingSettings
 from diffusion.subcodes import split_codes, subcode_vocab_size
@@ -278,6 +278,20 @@ class Prior(nn.Module):
     def from_pretrained(cls, model: str | Path, device: str | torch.device = "cpu") -> Prior:
         """The prior of a model directory, or of "hf:owner/name" on the Hugging Face Hub, in eval mode. Raises UserError."""
         return cls.load(model_directory(model, parts=["prior"]) / "prior").to(device)
+
+
+def fitted_generation(config: PriorConfig, class_names: Collection[str]) -> SamplingSettings:
+    """The generation defaults of a new model: those of `config`, as far as its graph and classes have them.
+
+    A sampler that needs a mask state gives way to the default sampler on a graph without one, and guidance to 1 for a model
+    that cannot be guided. So one configuration serves both graphs.
+    """
+    generation, default = config.generation, SamplingSettings()
+    if config.graph == "uniform" and generation.sampler in NEEDS_MASK:
+        generation = generation.updated({"sampler": default.sampler})
+    if not class_names or not config.label_dropout:
+        generation = generation.updated({"guidance_scale": default.guidance_scale})
+    return generation
 
 
 def read_generation(directory: Path) -> SamplingSettings:

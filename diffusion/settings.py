@@ -173,10 +173,12 @@ class SamplingSettings:
         Raises:
             UserError: an unknown option (names the nearest), a wrong type, a value out of range.
         """
-        known = [field.name for field in setting_fields(type(self))]
+        fields = setting_fields(type(self))
+        known = [field.name for field in fields]
+        by_label = {field.label.replace("-", "_"): field.name for field in fields}
         for name in options:
             if name not in known:
-                nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                nearest = by_label.get(name) or difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
                 raise UserError(f"unknown sampling option '{name}': the nearest one is '{nearest}'")
         changed = dict(options)
         if changed.get("sampler", self.sampler) != self.sampler:

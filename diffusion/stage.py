@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from common.optim import build_ema, optimizer_step
 from common.seeds import derived_seed
 from diffusion.noise import stratified_times
-from diffusion.prior import Prior, PriorConfig
+from diffusion.prior import Prior, PriorConfig, fitted_generation
 
 Item = tuple[Tensor, Tensor]
 
@@ -41,7 +42,14 @@ class PriorStage:
         groups: int = 1,
     ) -> None:
         self.accelerator, self.train, self.seed = accelerator, config.train, seed
-        model = Prior(config.resolved(groups), codebook_size, grid, class_names)
+        generation = fitted_generation(config, class_names)
+        if generation != config.generation:
+            accelerator.print(
+                f"prior: generation defaults that fit this model: sampler {generation.sampler}, "
+                f"guidance {generation.guidance_scale:g}"
+            )
+        config = replace(config.resolved(groups), generation=generation)
+        model = Prior(config, codebook_size, grid, class_names)
         self.ema = build_ema(model, config.train.ema_decay).to(accelerator.device)
         optimizer = torch.optim.AdamW(
             model.parameters(),

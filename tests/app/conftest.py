@@ -49,7 +49,7 @@ def address(browser, tiny_run):
 def page(browser, address):
     """The page of the tiny model. Afterwards: no script failed, and it asked no other server."""
     page = browser.new_page(viewport={"width": 1280, "height": 1100})
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(60_000)
     requests, errors = [], []
     page.on("request", lambda request: requests.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))

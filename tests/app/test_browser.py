@@ -55,7 +55,7 @@ def test_waiting_stopping_and_a_full_queue_are_shown(browser):
     with served(FakeGenerator(pause=1), port=free_port(), limits=Limits(waiting=1)) as url:
         pages = [browser.new_page() for _ in range(3)]
         for page, words in zip(pages, ("Sampling: step", "Waiting", "did not take this"), strict=True):
-            page.set_default_timeout(15_000)
+            page.set_default_timeout(60_000)
             page.goto(url)
             page.click("button[role=tab]:has-text('Grid')")
             enter(page, "#grid-steps input[type=number]", 100)  # seconds

@@ -85,7 +85,10 @@ def test_image_and_mask_from_files(page, tmp_path):
     choose(page, written(tmp_path, "mask.png", mask), "#mask")
     wait_for(page, "with its mask")
     page.wait_for_function("!document.querySelector('#canvas .stage').hidden")
-    page.wait_for_timeout(300)
+    for _ in range(100):  # the mask is drawn some time after the canvas appears
+        if np.array_equal(canvas_mask(page), mask):
+            break
+        page.wait_for_timeout(100)
     assert np.array_equal(canvas_mask(page), mask)
     (result,) = repaint(page, variants=1)
     assert same_outside(image, result, mask)

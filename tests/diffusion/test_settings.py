@@ -76,7 +76,7 @@ def test_numbers_get_the_type_of_their_field():
 
 @pytest.mark.parametrize(("name", "nearest"), [
     ("num_inference_step", "num_inference_steps"), ("guidance", "guidance_scale"), ("topp", "top_p"),
-    ("temprature", "temperature"), ("time_grid", "time_spacing"), ("sampler_option", "sampler_options"),
+    ("temprature", "temperature"), ("sampler_option", "sampler_options"),
 ])  # fmt: skip
 def test_an_unknown_option_names_the_nearest(name, nearest):
     with pytest.raises(UserError, match=f"unknown sampling option '{name}': the nearest one is '{nearest}'"):

@@ -8,7 +8,8 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, TensorDataset
 
 from common.config import TrainConfig
-from diffusion.prior import Prior, PriorConfig
+from diffusion.prior import Prior, PriorConfig, fitted_generation
+from diffusion.settings import SamplingSettings
 from diffusion.stage import PriorStage
 
 CODES = torch.randint(16, (40, 4, 4), generator=torch.Generator().manual_seed(0))
@@ -72,3 +73,18 @@ def test_the_exported_model_is_the_average(tmp_path):
     loaded = Prior.from_pretrained(tmp_path)
     assert torch.equal(loaded.network.head.bias, stage.ema.module.network.head.bias)
     assert not torch.equal(loaded.network.head.bias, stage.model.network.head.bias)
+
+
+@pytest.mark.parametrize(
+    ("config", "class_names", "sampler", "guidance"),
+    [
+        ({}, ["a", "b"], "maskgit", 2.0),
+        ({"graph": "uniform"}, ["a", "b"], "tweedie", 2.0),
+        ({"label_dropout": 0.0}, ["a", "b"], "maskgit", 1.0),
+        ({}, [], "maskgit", 1.0),
+    ],
+)
+def test_generation_defaults_of_a_configuration_are_fitted_to_the_model(config, class_names, sampler, guidance):
+    generation = SamplingSettings(sampler="maskgit", num_inference_steps=8, guidance_scale=2.0)
+    fitted = fitted_generation(PriorConfig(generation=generation, **config), class_names)
+    assert (fitted.sampler, fitted.guidance_scale, fitted.num_inference_steps) == (sampler, guidance, 8)

@@ -183,6 +183,6 @@ def test_nothing_is_downloaded_where_that_is_not_wanted(tmp_path, monkeypatch):
     report = run(tmp_path / "model", tmp_path / "images", tmp_path / "r.json", "--no-download")["reconstruction"]
     assert asked == [] and report["lpips"] is None and report["rfid"] is None
     for name, file in (("lpips_note", "vgg16-397923af.pth"), ("rfid_note", INCEPTION)):
-        assert report[name].startswith(f"place {file} in ") and "was not to be downloaded" in report[name]
+        assert report[name].startswith(f"place {file} in ") and "downloads are off" in report[name]
     run(tmp_path / "model", tmp_path / "images", tmp_path / "r.json")
     assert len(asked) == 2

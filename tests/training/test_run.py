@@ -199,7 +199,16 @@ def test_the_bound_on_validation_codes_falls_with_training_and_stays_above_their
 
 
 def test_two_processes_train_one_model(folder):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "train.py", "prior"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "train.py",
+        "prior",
+    ]
     arguments = [*CONFIG, f"output_dir={folder}", *TINY]
     done = subprocess.run([*command, *arguments], capture_output=True, check=False, **PROCESS)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -253,7 +253,16 @@ def test_bad_configurations(keys, message):
 
 def test_two_processes_keep_one_codebook_and_one_entropy():
     """50 steps with k-means and replacement of codes, over gloo; tests/vq/two_processes.py compares the processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "tests.vq.two_processes"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "tests.vq.two_processes",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
