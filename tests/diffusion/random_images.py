@@ -15,7 +15,7 @@ def equal(first, second):
 
 
 def random_repaint(rng):
-    """A image of any mode and size, the same with other content under the mask, and the mask."""
+    """An image of any mode and size, the same with other content under the mask, and the mask."""
     mode = ["L", "RGB", "RGBA", "LA", "I;16"][rng.integers(5)]
     height, width = (int(side) for side in rng.integers(8, 300 if rng.random() < 0.02 else 70, 2))
     mask = np.zeros((height, width), bool)

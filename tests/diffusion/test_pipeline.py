@@ -13,7 +13,8 @@ import diffusion.variation
 from common.errors import UserError
 from diffusion.pipeline import ImageGenerator
 from diffusion.request import sample_generator
-from tests.diffusion.random_images import equal
+from diffusion.settings import SamplingSettings
+from tests.diffusion.random_images import equal, noise
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_larger_images(exact, large_grids):
     assert not equal(one, exact.generate(1, 1, num_inference_steps=3, height=50, width=72, large_grids=other))
 
 
-def test_the_callback_sees_every_step_and_may_put_other_codes_in(generator):
+def test_the_callback_sees_every_step(generator):
     seen = []
 
     def watch(pipe, step, time, state):
@@ -46,20 +47,32 @@ def test_the_callback_sees_every_step_and_may_put_other_codes_in(generator):
         seen.append((step, time, int((state["codes"] == generator.tokenizer.codebook_size).sum())))
 
     generator.generate(2, 1, num_inference_steps=4, callback_on_step_end=watch)
-    assert [step for step, _, _ in seen] == [0, 1, 2, 3] and seen[-1][1:] == (0.0, 0)
-    assert all(a[1] > b[1] and a[2] >= b[2] for a, b in itertools.pairwise(seen)) and seen[0][2] > 0
+    assert [step for step, _, _ in seen] == [0, 1, 2, 3]
+    assert seen[0][2] > 0
+    assert seen[-1][1:] == (0.0, 0)
+    for (_, time, masked), (_, later, fewer) in itertools.pairwise(seen):
+        assert time > later
+        assert masked >= fewer
 
+
+def test_the_callback_may_put_other_codes_in(generator):
     def all_twos(pipe, step, time, state):
         return {"codes": torch.full_like(state["codes"], 2)} if step == 1 else None
 
-    for wrong in (torch.zeros(1, 8, 7, dtype=torch.int64), torch.zeros(1, 8, 8), torch.full((1, 8, 8), 99)):
-        with pytest.raises(UserError, match="callback_on_step_end"):
-            generator.generate(1, 1, num_inference_steps=4, callback_on_step_end=lambda *a, w=wrong: {"codes": w})
-    still_masked = torch.full((1, 8, 8), generator.tokenizer.codebook_size)
-    with pytest.raises(UserError, match="before the last step"):
-        generator.generate(1, 1, num_inference_steps=2, callback_on_step_end=lambda *a: {"codes": still_masked})
     image = generator.generate(1, 1, num_inference_steps=4, callback_on_step_end=all_twos)
     assert equal(image, generator.decode(torch.full((1, 8, 8), 2)))
+
+
+@pytest.mark.parametrize(("codes", "message"), [
+    (torch.zeros(1, 8, 7, dtype=torch.int64), "int64 codes"),
+    (torch.zeros(1, 8, 8), "int64 codes"),
+    (torch.full((1, 8, 8), 99), "codes in"),
+    (torch.full((1, 8, 8), -1), "codes in"),
+    (torch.full((1, 8, 8), 16), "before the last step"),  # 16 is masked
+])  # fmt: skip
+def test_unusable_codes_of_the_callback_are_refused(generator, codes, message):
+    with pytest.raises(UserError, match=message):
+        generator.generate(1, 1, num_inference_steps=2, callback_on_step_end=lambda *_: {"codes": codes})
 
 
 def test_a_preview_is_grey_where_codes_are_masked(generator):
@@ -67,18 +80,76 @@ def test_a_preview_is_grey_where_codes_are_masked(generator):
     codes[0, 2, 5] = generator.tokenizer.codebook_size
     before, after = np.asarray(generator.decode(codes.clamp(max=3))[0]), np.asarray(generator.preview(codes)[0])
     assert (after[8:12, 20:24] == 128).all()
-    assert (
-        np.abs(after[24:].astype(int) - before[24:]).mean() < 5
-    )  # the group norm sees the tile, however far away it is
+    # The group norm sees the tile, however far away it is.
+    assert np.abs(after[24:].astype(int) - before[24:]).mean() < 5
 
 
-def test_output_types(generator):
-    images = generator.generate(2, 1, num_inference_steps=2)
-    array, tensor = (generator.generate(2, 1, num_inference_steps=2, output_type=kind) for kind in ("np", "pt"))
-    assert array.shape == (2, 32, 32, 1) and tensor.shape == (2, 1, 32, 32)
-    assert np.array_equal((array * 255).round()[..., 0], np.stack(images)) and 0 <= tensor.min() <= tensor.max() <= 1
-    with pytest.raises(UserError, match="pil, np, pt"):
-        generator.generate(1, output_type="jpg")
+METHODS = {
+    "generate": lambda g, x, **more: g.generate(2, 1, **more),
+    "inpaint": lambda g, x, **more: g.inpaint(x, n=2, class_labels=1, boxes=[(4, 4, 20, 20)], **more),
+    "outpaint": lambda g, x, **more: g.outpaint(x, right=8, n=2, class_labels=1, **more),
+    "vary": lambda g, x, **more: g.vary(x, 0.5, 2, 1, **more),
+    "morph": lambda g, x, **more: g.morph(x, x.rotate(90), 2, class_labels=1, **more),
+}
+EVERY_METHOD = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+
+
+@EVERY_METHOD
+def test_output_types(generator, method):
+    image = noise(np.random.default_rng(0), 32, 32)
+    images = method(generator, image, num_inference_steps=2)
+    pixels = np.stack(images)
+    array = method(generator, image, num_inference_steps=2, output_type="np")
+    assert array.shape == (*pixels.shape, 1)
+    assert np.array_equal((array * 255).round()[..., 0], pixels)
+    tensor = method(generator, image, num_inference_steps=2, output_type="pt")
+    assert tensor.shape == (2, 1, *pixels.shape[1:])
+    assert np.array_equal((tensor * 255).round()[:, 0].numpy(), pixels)
+    assert 0 <= tensor.min() <= tensor.max() <= 1
+
+
+@EVERY_METHOD
+def test_every_method_refuses_unknown_names(generator, method):
+    image = noise(np.random.default_rng(0), 32, 32)
+    with pytest.raises(UserError, match="'num_inference_step': the nearest one is 'num_inference_steps'"):
+        method(generator, image, num_inference_step=2)
+    with pytest.raises(UserError, match="pil, np, pt, got 'jpg'"):
+        method(generator, image, output_type="jpg")
+
+
+@EVERY_METHOD
+def test_whole_settings_equal_single_options(generator, method):
+    image = noise(np.random.default_rng(0), 32, 32)
+    options = {"num_inference_steps": 3, "temperature": 0.8, "sampler": "maskgit", "guidance_scale": 2.0}
+    whole = method(generator, image, settings=SamplingSettings(**options), seed=1)
+    assert equal(whole, method(generator, image, **options, seed=1))
+    mixed = method(generator, image, settings=SamplingSettings(num_inference_steps=9), seed=1, **options)
+    assert equal(whole, mixed)  # single options go before the whole settings
+
+
+def test_same_seed_same_images_whatever_the_batch(exact):
+    options = {"num_inference_steps": 4, "guidance_scale": 2.0}
+    one, many = (exact.generate(5, [1, 2], seed=3, batch_size=size, **options) for size in (2, 5))
+    assert equal(one, many)
+    assert not equal(one, exact.generate(5, [1, 2], seed=4, **options))
+
+
+def test_progress_tells_the_images_just_finished(generator):
+    finished = []
+    generator.generate(5, 1, batch_size=2, progress=finished.append, num_inference_steps=1)
+    assert finished == [2, 2, 1]
+
+
+def test_skipping_calls_changes_no_code(exact):
+    skipping, asking = (
+        exact.sample_codes(
+            6, [1, 2, 3], SamplingSettings(num_inference_steps=100, guidance_scale=2.0, skip_unchanged=skip)
+        )
+        for skip in (True, False)
+    )
+    assert torch.equal(skipping.codes, asking.codes)
+    assert int(asking.network_calls.min()) == 100
+    assert int(skipping.network_calls.max()) <= 64
 
 
 def test_batches_are_halved_where_memory_is_too_small_and_give_the_same(exact, monkeypatch):
@@ -114,7 +185,8 @@ def test_half_precision_changes_the_network_and_moving_keeps_the_object(lively_r
     seen = []
     hook = generator.prior.network.blocks[0].mlp[0].register_forward_hook(lambda m, i, o: seen.append(o.dtype))
     generator.generate(1, 1, num_inference_steps=2)
-    assert set(seen) == {torch.bfloat16} and generator.to("cpu", "float32") is generator
+    assert set(seen) == {torch.bfloat16}
+    assert generator.to("cpu", "float32") is generator
     seen.clear()
     generator.generate(1, 1, num_inference_steps=2)
     hook.remove()

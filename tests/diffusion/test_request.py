@@ -5,32 +5,64 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from diffusion.pipeline import ImageGenerator
-from diffusion.request import sample_generator
-from diffusion.settings import SamplingSettings
+from diffusion.request import class_number, class_numbers, sample_generator
 from tests.diffusion.random_images import equal
 
-
-def test_classes_go_by_number_or_name(tiny_run):
-    generator = ImageGenerator.from_pretrained(tiny_run, "cpu")
-    generator.class_names = ["cat", "7", "dog"]
-    assert [generator.label_of(x) for x in ("dog", "2", 2, "7")] == [2, 2, 2, 1]  # a name before a number
-    for wrong in ("bird", 3, "3", -1, "-1"):
-        with pytest.raises(UserError, match="this model"):
-            generator.label_of(wrong)
+NAMES = ["cat", "7", "dog"]
 
 
-def test_the_seed_may_come_from_a_torch_generator_or_one_a_image(exact):
+@pytest.mark.parametrize(("wanted", "number"), [("dog", 2), ("2", 2), (2, 2), (torch.tensor(2), 2), ("7", 1)])
+def test_classes_go_by_number_or_name(wanted, number):
+    assert class_number(wanted, NAMES) == number  # a name goes before a number
+
+
+@pytest.mark.parametrize("wrong", ["bird", 3, "3", -1, "-1"])
+@pytest.mark.parametrize("names", [NAMES, []])
+def test_unknown_classes_are_refused(wrong, names):
+    with pytest.raises(UserError, match="this model" if names else "no classes"):
+        class_number(wrong, names)
+
+
+@pytest.mark.parametrize(("wanted", "numbers"), [
+    (None, None), (1, [1]), ("dog", [2]), (["dog", 0], [2, 0]), ((1, 2), [1, 2]), (torch.tensor([2, 1]), [2, 1]),
+])  # fmt: skip
+def test_one_label_or_several(wanted, numbers):
+    assert class_numbers(wanted, NAMES) == numbers
+
+
+def test_labels_are_taken_in_turn_whatever_the_batch(generator):
+    request = generator.request(5, [1, 2, 3], "pil", {})
+    whole = request.batch(0, 5, 10)[1]
+    assert whole.tolist() == [1, 2, 3, 1, 2]
+    assert request.batch(3, 2, 10)[1].tolist() == [1, 2]
+    assert generator.request(2, [1, 2, 3], "pil", {"first": 3}).batch(0, 2, 10)[1].tolist() == [1, 2]
+
+
+def test_random_labels_depend_on_the_seed_and_not_on_the_batch(generator):
+    request = generator.request(20, None, "pil", {"seed": 4})
+    whole = request.batch(0, 20, 10)[1]
+    assert torch.equal(request.batch(5, 3, 10)[1], whole[5:8])
+    assert len(set(whole.tolist())) > 3
+    other = generator.request(20, None, "pil", {"seed": 5}).batch(0, 20, 10)[1]
+    assert not torch.equal(whole, other)
+
+
+def test_a_model_without_classes_has_label_0(generator):
+    assert generator.request(3, None, "pil", {}).batch(0, 3, 0)[1].tolist() == [0, 0, 0]
+
+
+def test_the_seed_may_come_from_a_torch_generator(exact):
     stream = torch.Generator().manual_seed(1)
     first, second = (exact.generate(2, 1, num_inference_steps=2, generator=stream) for _ in range(2))
-    assert equal(
-        first, exact.generate(2, 1, num_inference_steps=2, generator=torch.Generator().manual_seed(1))
-    ) and not equal(first, second)
-    own = exact.generate(3, 1, num_inference_steps=2, seed=5)
-    assert equal(
-        own,
-        exact.generate(3, 1, num_inference_steps=2, generator=[sample_generator(5, i) for i in range(3)], batch_size=2),
-    )
+    assert not equal(first, second)
+    again = exact.generate(2, 1, num_inference_steps=2, generator=torch.Generator().manual_seed(1))
+    assert equal(first, again)
+
+
+def test_every_image_may_have_a_generator_of_its_own(exact):
+    own = [sample_generator(5, i) for i in range(3)]
+    images = exact.generate(3, 1, num_inference_steps=2, generator=own, batch_size=2)
+    assert equal(images, exact.generate(3, 1, num_inference_steps=2, seed=5))
     with pytest.raises(UserError, match="3 images need"):
         exact.generate(3, 1, num_inference_steps=2, generator=[torch.Generator()])
 
@@ -64,16 +96,3 @@ def test_the_seed_may_come_from_a_torch_generator_or_one_a_image(exact):
 def test_bad_requests_are_one_line(generator, call, message):
     with pytest.raises(UserError, match=message):
         call(generator, Image.new("L", (32, 32)))
-
-
-def test_unknown_options_name_the_nearest(generator):
-    with pytest.raises(
-        UserError, match="unknown sampling option 'num_inference_step': the nearest one is 'num_inference_steps'"
-    ):
-        generator.generate(num_inference_step=3)
-
-
-def test_whole_settings_equal_single_options(generator):
-    settings = SamplingSettings(num_inference_steps=3, temperature=0.8, sampler="maskgit")
-    single = generator.generate(2, 1, num_inference_steps=3, temperature=0.8, sampler="maskgit")
-    assert equal(generator.generate(2, 1, settings=settings), single)
