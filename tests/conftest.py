@@ -12,6 +12,7 @@ from common.errors import run_cli
 from common.model_dir import read_model, save_model
 from tests.float64 import float64
 from tests.tiny import TINY
+from tests.weights import use_weights_folder
 
 
 def set_threads() -> None:
@@ -49,6 +50,13 @@ def no_downloads(monkeypatch):
         raise URLError("tests do not download")
 
     monkeypatch.setattr(torch.hub, "urlopen", fail)
+
+
+@pytest.fixture
+def weights_folder(monkeypatch, tmp_path) -> Path:
+    """An empty folder, in which the weights of all feature networks are looked for."""
+    use_weights_folder(monkeypatch, tmp_path / "weights")
+    return tmp_path / "weights"
 
 
 @pytest.fixture(scope="session")

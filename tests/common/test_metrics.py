@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from common.features import EfficientNetFeatures
 from common.metrics import codebook_use, frechet_distance, psnr, ssim
 
 
@@ -12,10 +11,10 @@ def test_psnr_by_hand():
     torch.testing.assert_close(psnr(torch.zeros(1, 1, 4, 4), torch.full((1, 1, 4, 4), 0.2)), torch.tensor([20.0]))
 
 
-def test_ssim_of_constants_by_formula_and_one_for_equal_pictures():
-    picture = torch.rand(1, 3, 20, 20)
-    torch.testing.assert_close(ssim(picture, picture), torch.ones(1))
-    a, b = 0.25, 0.75  # in [0, 1]; without variance only the brightness term is left
+def test_ssim_of_constants_by_formula_and_one_for_equal_images():
+    image = torch.rand(1, 3, 20, 20)
+    torch.testing.assert_close(ssim(image, image), torch.ones(1))
+    a, b = 0.25, 0.75  # in [0, 1]; without variance only the luminance term is left
     wanted = (2 * a * b + 1e-4) / (a * a + b * b + 1e-4)
     got = ssim(torch.full((1, 1, 16, 16), 2 * a - 1).double(), torch.full((1, 1, 16, 16), 2 * b - 1).double())
     torch.testing.assert_close(got, torch.tensor([wanted], dtype=torch.float64))
@@ -23,11 +22,12 @@ def test_ssim_of_constants_by_formula_and_one_for_equal_pictures():
 
 def test_codebook_use():
     use = codebook_use(torch.tensor([5, 5, 0, 0]))
-    assert use["codes_used"] == 0.5 and math.isclose(use["perplexity"], 2.0)
+    assert use["codes_used"] == 0.5
+    assert math.isclose(use["perplexity"], 2.0)
     assert codebook_use(torch.tensor([5, 5]), codebook_size=4) == use
 
 
-@pytest.mark.parametrize("few", [3, 50])  # fewer pictures than features, and more
+@pytest.mark.parametrize("few", [3, 50])  # fewer images than features, and more
 def test_frechet_distance_against_the_general_formula(few):
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(count, 4, generator=generator).double() for count in (few, 70))
@@ -39,14 +39,6 @@ def test_frechet_distance_against_the_general_formula(few):
     assert abs(frechet_distance(a, a)) < 1e-9
 
 
-def test_frechet_distance_of_many_pictures_makes_no_matrix_of_pairs():
+def test_frechet_distance_of_many_images_makes_no_matrix_of_pairs():
     many = torch.randn(50_000, 3, generator=torch.Generator().manual_seed(0))  # 20 GB if it did
     assert math.isclose(frechet_distance(many, many + 2), 12, rel_tol=1e-5)
-
-
-def test_features_do_not_move_in_training_mode():
-    network = EfficientNetFeatures().train()
-    images = torch.rand(2, 1, 32, 32)
-    assert network(images).shape == (2, 1280) and torch.equal(network(images), network(images))
-    assert [m.shape[-1] for m in network.stages(images)] == [16, 8, 4, 2, 1]
-    assert [m.shape[-1] for m in network.stages(images[..., :16, :16])] == [8, 4, 2, 1]

@@ -1,30 +1,15 @@
-"""Tokenizers, images and stubs of networks for tests of the evaluation."""
+"""Small tokenizers and images to evaluate, and the command that evaluates them."""
 
 import json
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 import evaluate
 from common.errors import run_cli
 from vq.quantizer import QuantizerConfig
 from vq.tokenizer import Tokenizer, TokenizerConfig
-
-INCEPTION = "inception-2015-12-05.pt"
-
-
-class StubInception(nn.Module):
-    """What clean-fid asks of its TorchScript file: `layers`, from (B, 3, 299, 299) to (B, 2048)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        pool = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 2048))
-        self.layers = pool
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
 
 
 def save_tokenizer(folder, size=32, channels=3):
@@ -36,10 +21,13 @@ def save_tokenizer(folder, size=32, channels=3):
 
 
 def save_images(folder, count, size=32):
-    """Ever rougher ones from grey to noise, in an order that is not that of their names; returns them in that."""
+    """Images from grey to noise in three classes; the order of their names is not that of their noise.
+
+    Returns: their files in the order of the names, and their pixels uint8 (count, size, size, 3).
+    """
     for index in range(count):
-        rough = (index * 7) % count / count
-        noise = np.random.default_rng(index).normal(128, 1 + 60 * rough, (size, size, 3)).clip(0, 255)
+        noise_level = (index * 7) % count / count
+        noise = np.random.default_rng(index).normal(128, 1 + 60 * noise_level, (size, size, 3)).clip(0, 255)
         file = folder / f"{index % 3}" / f"{index:02d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise.astype(np.uint8)).save(file)
@@ -48,6 +36,7 @@ def save_images(folder, count, size=32):
 
 
 def run(model, reference, out, *more):
+    """The report of evaluate.py; constants such as NaN, which JSON does not have, are an error."""
     assert run_cli(evaluate.main, ["--model", str(model), "--reference", str(reference), "--out", str(out), *more]) == 0
 
     def refuse(constant):

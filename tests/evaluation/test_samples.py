@@ -1,0 +1,89 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from common.errors import UserError
+from common.metrics import frechet_distance
+from diffusion.settings import SamplingSettings
+from evaluation import samples
+from evaluation.samples import choose_settings, score_samples
+
+
+class FakeGenerator:
+    """Samples codes that are their own index; decodes a code to an image of that value / 100."""
+
+    def __init__(self, class_names=("cat", "dog"), guided=True, defaults=None):
+        self.class_names, self.guided = list(class_names), guided
+        self.defaults = defaults or SamplingSettings()
+        self.calls = []
+        self.tokenizer = SimpleNamespace(decode=lambda codes: codes[:, None].float() / 100)
+
+    def settings(self, **options):
+        return self.defaults.updated(options)
+
+    def sample_codes(self, n, labels, settings, seed, first):
+        self.calls.append((n, labels, settings, seed, first))
+        codes = torch.arange(first, first + n)[:, None, None].expand(-1, 2, 2)
+        return SimpleNamespace(codes=codes, network_calls=torch.full((n,), 2 + (first > 0)))
+
+
+class FakeExtractor(torch.nn.Module):
+    name = "fake"
+
+    def forward(self, images):
+        return images.flatten(1)[:, :3]
+
+
+@pytest.fixture
+def with_defaults(tmp_path):
+    (tmp_path / "prior").mkdir()
+    (tmp_path / "prior/generation.json").write_text("{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("guided", "options", "scale"), [(True, {}, 2.0), (False, {}, 1.0), (True, {"guidance_scale": 3.0}, 3.0)]
+)
+def test_a_model_without_generation_defaults_has_guidance_2_if_it_can(tmp_path, guided, options, scale, capsys):
+    settings = choose_settings(FakeGenerator(guided=guided), tmp_path, options)
+    assert settings == SamplingSettings(guidance_scale=scale)
+    assert f"guidance {scale:g}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "scale"), [({}, 1.5), ({"guidance_scale": 3.0}, 3.0)])
+def test_generation_defaults_of_the_model_come_before_guidance_2(with_defaults, options, scale, capsys):
+    generator = FakeGenerator(defaults=SamplingSettings(num_inference_steps=8, guidance_scale=1.5))
+    settings = choose_settings(generator, with_defaults, options)
+    assert settings == SamplingSettings(num_inference_steps=8, guidance_scale=scale)
+    assert f"8 steps, guidance {scale:g}" in capsys.readouterr().err
+
+
+def test_samples_are_scored_in_batches_over_all_classes(monkeypatch):
+    monkeypatch.setattr(samples, "BATCH_SIZE", 4)
+    generator, settings = FakeGenerator(), SamplingSettings(num_inference_steps=5)
+    reference = torch.rand(7, 3)
+    report = score_samples(generator, settings, 10, 3, FakeExtractor(), "folder", reference)
+    assert [(n, first) for n, _, _, _, first in generator.calls] == [(4, 0), (4, 4), (2, 8)]
+    assert all((list(labels), used, seed) == ([0, 1], settings, 3) for _, labels, used, seed, _ in generator.calls)
+    levels = ((torch.arange(10) / 100 + 1) * 127.5).round() / 127.5 - 1  # at 8 bits
+    wanted = frechet_distance(levels[:, None].expand(-1, 3), reference)
+    assert report["frechet_distance"] == pytest.approx(wanted, abs=1e-6)
+    assert report["network_calls"] == pytest.approx(2.6)
+    assert report["images"] == 10
+    assert report["reference_images"] == 7
+    assert report["num_inference_steps"] == 5
+    assert report["seed"] == 3
+
+
+def test_a_model_without_classes_is_sampled_without_labels():
+    generator = FakeGenerator(class_names=())
+    score_samples(generator, SamplingSettings(), 2, 0, FakeExtractor(), "folder", torch.rand(3, 3))
+    assert generator.calls[0][1] is None
+
+
+def test_samples_that_are_not_finite_are_refused():
+    generator = FakeGenerator()
+    generator.tokenizer.decode = lambda codes: torch.full((len(codes), 1, 2, 2), torch.nan)
+    with pytest.raises(UserError, match="not finite"):
+        score_samples(generator, SamplingSettings(), 2, 0, FakeExtractor(), "folder", torch.rand(3, 3))
