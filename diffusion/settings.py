@@ -175,10 +175,10 @@ class SamplingSettings:
         """
         fields = setting_fields(type(self))
         known = [field.name for field in fields]
-        by_label = {field.label.replace("-", "_"): field.name for field in fields}
+        by_flag = {flag.removeprefix("--").replace("-", "_"): field.name for field in fields for flag in field.flags}
         for name in options:
             if name not in known:
-                nearest = by_label.get(name) or difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                nearest = by_flag.get(name) or difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
                 raise UserError(f"unknown sampling option '{name}': the nearest one is '{nearest}'")
         changed = dict(options)
         if changed.get("sampler", self.sampler) != self.sampler:

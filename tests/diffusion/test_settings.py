@@ -76,7 +76,8 @@ def test_numbers_get_the_type_of_their_field():
 
 @pytest.mark.parametrize(("name", "nearest"), [
     ("num_inference_step", "num_inference_steps"), ("guidance", "guidance_scale"), ("topp", "top_p"),
-    ("temprature", "temperature"), ("sampler_option", "sampler_options"),
+    ("temprature", "temperature"), ("sampler_option", "sampler_options"), ("steps", "num_inference_steps"),
+    ("step_grid", "time_spacing"), ("skip", "skip_unchanged"),
 ])  # fmt: skip
 def test_an_unknown_option_names_the_nearest(name, nearest):
     with pytest.raises(UserError, match=f"unknown sampling option '{name}': the nearest one is '{nearest}'"):
