@@ -25,7 +25,9 @@ def test_floats_become_float16_and_all_else_is_copied(tmp_path, capsys):
     assert torch.equal(copied["weight"], state["weight"].half())
     assert torch.equal(copied["count"], state["count"])
     files = sorted(file.relative_to(tmp_path / "half").as_posix() for file in (tmp_path / "half").rglob("*.*"))
-    assert files == ["README.md"] + [f"tokenizer/{name}" for name in ("config.json", "generation.json", "model.safetensors")]
+    assert files == ["README.md"] + [
+        f"tokenizer/{name}" for name in ("config.json", "generation.json", "model.safetensors")
+    ]
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path, capsys):

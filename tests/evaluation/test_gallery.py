@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ def test_shown_images_are_spread_over_the_reference(count):
     shown = [pair.index for pair in filled([20.0] * count).shown]
     assert len(shown) == min(count, SHOWN)
     assert (shown[0], shown[-1]) == (0, count - 1)
-    steps = {after - before for before, after in zip(shown, shown[1:], strict=False)}
+    steps = {after - before for before, after in itertools.pairwise(shown)}
     assert max(steps) - min(steps) <= 1
 
 
@@ -36,7 +38,9 @@ def test_the_worst_come_first_and_equal_ones_in_their_order():
 
 def test_an_embedded_image_has_no_file():
     gallery = Gallery(1)
-    gallery.add(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.ones(1), [""])
+    gallery.add(
+        torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.ones(1), [""]
+    )
     assert gallery.worst_entries() == [{"index": 0, "psnr_db": 1.0}]
 
 

@@ -32,7 +32,9 @@ def test_the_embedded_digits_are_those_of_the_validation_split():
     batches = list(images)
     assert images.count == 500
     assert [len(batch.pixels) for batch in batches] == [100] * 5
-    assert [name for batch in batches for name in batch.classes] == [str(digit) for digit in range(10) for _ in range(50)]
+    assert [name for batch in batches for name in batch.classes] == [
+        str(digit) for digit in range(10) for _ in range(50)
+    ]
     assert {file for batch in batches for file in batch.files} == {""}
 
 
@@ -50,5 +52,5 @@ def test_one_image_is_too_few(tmp_path):
 def test_one_image_that_decodes_is_too_few(tmp_path):
     files, _ = save_images(tmp_path, 2)
     files[0].write_bytes(b"no image")
-    with pytest.raises(UserError, match="1 of 2 images in .* decode"):
+    with pytest.raises(UserError, match=r"1 of 2 images in .* decode"):
         list(ReferenceImages(tmp_path, 8, 3))

@@ -49,7 +49,7 @@ def test_no_download_tries_none(tmp_path, monkeypatch):
 def test_a_prior_adds_likelihood_and_samples(tiny_run, tmp_path, no_lpips, capsys):
     arguments = ["--n", "20", "--steps", "2", "--sampler", "tweedie"]
     report = run(tiny_run, "mnist5k", tmp_path / "report.json", *arguments)
-    assert "sampling: tweedie, 2 steps" in capsys.readouterr().err
+    assert "samples use tweedie, 2 steps" in capsys.readouterr().err
     assert report["samples"]["extractor"] == "efficientnet_lite0@64"
     assert report["samples"]["images"] == 20
     assert report["samples"]["sampler"] == "tweedie"

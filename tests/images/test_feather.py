@@ -14,7 +14,6 @@ def test_the_edge_continues_the_kept_pixels_and_the_inside_is_unchanged():
     assert abs(int(result[10, 10]) - 100) <= 1, "the first repainted pixel must meet the kept ones"
     assert (result[:, 18:] == 160).all(), "pixels beyond the blend width must not change"
     assert (np.diff(result[10, 10:19].astype(int)) >= 0).all(), "the correction must fade monotonically"
-    assert np.array_equal(result[~MASK], PAINTED[~MASK])
 
 
 @pytest.mark.parametrize("shape", [(20, 40), (20, 40, 3)])

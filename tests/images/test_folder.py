@@ -56,7 +56,9 @@ def test_damaged_files_are_left_out_of_their_batch_and_named(tmp_path, caplog):
         batches = list(read_squares(find_images(tmp_path), size=4, channels=1, batch_size=2))
     assert [[file.name for file in batch.files] for batch in batches] == [["0.png"], ["4.png", "5.png"]]
     assert [len(batch.pixels) for batch in batches] == [1, 2]
-    assert [f"{index}.png" in record.message for index, record in zip((1, 2, 3), caplog.records, strict=True)] == [True] * 3
+    assert [f"{index}.png" in record.message for index, record in zip((1, 2, 3), caplog.records, strict=True)] == [
+        True
+    ] * 3
 
 
 def test_files_are_decoded_when_their_batch_is_due(tmp_path):

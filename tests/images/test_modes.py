@@ -89,9 +89,8 @@ def test_modes_that_are_kept_for_writing(mode):
         (Image.new("L", (2, 1), 9), 9, "LA"),
         (Image.new("RGB", (2, 1), (1, 2, 3)), (1, 2, 3), "RGBA"),
         (array_image([600, 600], np.uint16), 600, "LA"),
-        (Image.new("P", (2, 1), 5), 5, "RGBA"),
     ],
-    ids=["L", "RGB", "I;16", "P"],
+    ids=["L", "RGB", "I;16"],
 )
 def test_a_transparent_colour_becomes_an_alpha_channel(image, transparent, written, tmp_path):
     opaque = 7 if image.mode != "RGB" else (7, 7, 7)
