@@ -7,7 +7,8 @@ import math
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -41,45 +42,45 @@ def grid(args: Namespace) -> None:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     check_arguments(args, world)
     given = given_settings(args)
-    device, wait = process_group(world)
-    generator = ImageGenerator.from_pretrained(args.model, device, args.dtype)
-    settings = generator.settings(**given)
-    size, conditioning = generator.image_size(*args.size)
-    labels = [generator.label_of(label) for label in args.label or []]
-    about = image_metadata(args, settings)
-    if args.images_dir:
-        record_settings(args.images_dir, args.model, about, write=rank == 0)
-    wait()
-    if rank == 0:
-        print_settings(settings)
-    trajectory = Trajectory()
-    shown: list[Image.Image] = []
-    batches = range(0, args.n, args.batch_size)[rank::world]
-    total = sum(min(args.batch_size, args.n - first) for first in batches)
-    with tqdm(total=total, desc="images", unit="image", disable=rank > 0) as bar:
-        for first in batches:
-            count = min(args.batch_size, args.n - first)
-            watched = args.trajectory is not None and first == 0
-            files = [numbered(args.images_dir, first + i) for i in range(count)] if args.images_dir else []
-            if files and not watched and all(is_complete(file) for file in files):
-                bar.update(count)
-                continue
-            request = generator.request(count, labels or None, "pil", {
-                "seed": args.seed, "first": first, "settings": settings,
-                "callback_on_step_end": trajectory.keep if watched else None,
-            })  # fmt: skip
-            done = 0
-            for sampled in generator.sample_batches(request, conditioning, args.batch_size):
-                images = generator.decode(sampled.codes, size)
-                if files:
-                    save_images(generator, images, sampled, files[done:], first + done, about)
-                else:
-                    shown += images
-                done += len(images)
-                bar.update(len(images))
-    wait()
-    if rank == 0:
-        write_grid(args, generator, len(labels), shown, trajectory, about)
+    with process_group(world) as (device, wait):
+        generator = ImageGenerator.from_pretrained(args.model, device, args.dtype)
+        settings = generator.settings(**given)
+        size, conditioning = generator.image_size(*args.size)
+        labels = [generator.label_of(label) for label in args.label or []]
+        about = image_metadata(args, settings)
+        if args.images_dir:
+            record_settings(args.images_dir, args.model, about, write=rank == 0)
+        wait()
+        if rank == 0:
+            print_settings(settings)
+        trajectory = Trajectory()
+        shown: list[Image.Image] = []
+        batches = range(0, args.n, args.batch_size)[rank::world]
+        total = sum(min(args.batch_size, args.n - first) for first in batches)
+        with tqdm(total=total, desc="images", unit="image", disable=rank > 0) as bar:
+            for first in batches:
+                count = min(args.batch_size, args.n - first)
+                watched = args.trajectory is not None and first == 0
+                files = [numbered(args.images_dir, first + i) for i in range(count)] if args.images_dir else []
+                if files and not watched and all(is_complete(file) for file in files):
+                    bar.update(count)
+                    continue
+                request = generator.request(count, labels or None, "pil", {
+                    "seed": args.seed, "first": first, "settings": settings,
+                    "callback_on_step_end": trajectory.keep if watched else None,
+                })  # fmt: skip
+                done = 0
+                for sampled in generator.sample_batches(request, conditioning, args.batch_size):
+                    images = generator.decode(sampled.codes, size)
+                    if files:
+                        save_images(generator, images, sampled, files[done:], first + done, about)
+                    else:
+                        shown += images
+                    done += len(images)
+                    bar.update(len(images))
+        wait()
+        if rank == 0:
+            write_grid(args, generator, len(labels), shown, trajectory, about)
 
 
 def check_arguments(args: Namespace, world: int) -> None:
@@ -163,13 +164,18 @@ class Trajectory:
         return [image_grid(generator.preview(codes), min(columns, len(codes))) for codes in chosen]
 
 
-def process_group(world: int) -> tuple[torch.device | None, Callable[[], None]]:
+@contextmanager
+def process_group(world: int) -> Iterator[tuple[torch.device | None, Callable[[], None]]]:
     """The device of this process (None: the usual one), and a function that waits for all processes."""
     if world == 1:
-        return None, lambda: None
+        yield None, lambda: None
+        return
     # Processes that finish early wait for the others, however long that takes.
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
-    return state.device, state.wait_for_everyone
+    try:
+        yield state.device, state.wait_for_everyone
+    finally:
+        state.destroy_process_group()  # left to the interpreter's end, gloo's threads may abort the process
 
 
 def is_complete(file: Path) -> bool:

@@ -78,7 +78,7 @@ def test_windows_without_a_masked_code_are_not_predicted_and_rows_keep_their_own
 
 def test_a_grid_without_masked_codes_gives_finite_logits():
     def model(codes, sigma, labels):
-        raise AssertionError("no window needs a prediction")
+        return torch.full((*codes.shape, 3), torch.nan)  # only its shape is used
 
     codes = torch.zeros(2, 4, 12, dtype=torch.int64)
     logits = SlidingWindows(model, (4, 4), MASK)(codes, torch.ones(2), torch.ones(2))
