@@ -106,15 +106,23 @@ def test_after_ctrl_c_the_same_command_ends_in_the_weights_of_an_uninterrupted_r
     assert all(torch.equal(again[name], value) for name, value in whole.items())
 
 
-def test_a_signal_stops_a_process_in_one_line(folder):
-    command = [sys.executable, "train.py", "prior", *CONFIG, f"output_dir={folder}", *TINY, "prior.train.steps=1000000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **PROCESS)
-    deadline = time.monotonic() + 300
-    while not list(folder.glob("checkpoints/prior/step-*")) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=300)[1]
-    assert process.returncode == 130
+def test_a_signal_stops_a_process_in_one_line(folder, tmp_path):
+    # The handler is set because a process in the background of a shell script ignores SIGINT.
+    code = "import signal, sys, train; from common.errors import run_cli\n"
+    code += "signal.signal(signal.SIGINT, signal.default_int_handler)\nsys.exit(run_cli(train.main, sys.argv[1:]))"
+    arguments = ["prior", *CONFIG, f"output_dir={folder}", *TINY, "prior.train.steps=1000000"]
+    log = tmp_path / "stderr.txt"  # a pipe that nobody reads would fill up and block the process
+    with log.open("w") as stderr:
+        process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=stderr, **PROCESS)
+    try:
+        deadline = time.monotonic() + 300
+        while not list(folder.glob("checkpoints/prior/step-*")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=300) == 130
+    finally:
+        process.kill()
+    errors = log.read_text()
     assert errors.splitlines()[-1].startswith("stopped; the same command resumes from")
     assert "Traceback" not in errors
 
