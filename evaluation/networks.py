@@ -39,7 +39,7 @@ def load_networks(image_size: int, device: torch.device, download: bool) -> Scor
         UserError: EfficientNet is not installed.
     """
     lpips, lpips_missing = None, f"VGG-16 needs {MIN_LPIPS_SIZE} pixels a side: it halves images four times"
-    efficientnet = EfficientNetFeatures().to(device)
+    efficientnet = EfficientNetFeatures().to(device).eval()
     if image_size >= MIN_LPIPS_SIZE:
         lpips, lpips_missing = _load("LPIPS", lambda: load_downloaded("lpips", download), device)
     inception, inception_missing = _load("rFID", lambda: InceptionFeatures(download), device)

@@ -27,7 +27,7 @@ def test_all_networks_are_frozen_and_in_eval_mode(all_weights):
     networks = load_networks(32, CPU, download=True)
     assert (networks.lpips_missing, networks.inception_missing) == ("", "")
     for network in (networks.efficientnet, networks.lpips, networks.inception):
-        assert not network.training
+        assert not any(module.training for module in network.modules())
         assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
