@@ -1,6 +1,6 @@
 """Blending of repainted pixels into the image around them.
 
-Kept pixels are not changed, and the old content of repainted pixels has no influence on the result.
+The old content of repainted pixels has no influence on the result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ def blend_edge(painted: Pixels, original: Pixels, mask: Mask, width: int) -> Pix
     """`painted` with a correction under the mask, so that it continues the kept pixels without a visible edge.
 
     The correction is the difference original - painted at the nearest kept pixel, smoothed. It decreases linearly with
-    the distance to that pixel and is 0 from `width` pixels on.
+    the distance to that pixel and is 0 from `width` pixels on. Use only the result's pixels under the mask: near the mask the
+    others are neither those of `painted` nor the original ones.
 
     Args:
         painted: the new pixels, uint8 `(H, W)` or `(H, W, C)`.
