@@ -16,9 +16,6 @@ from pickle import UnpicklingError
 import numpy as np
 import torch
 import torch.nn.functional as F
-from cleanfid import downloads_helper
-from cleanfid.inception_torchscript import InceptionV3W
-from cleanfid.resize import build_resizer
 from torch import Tensor, nn
 
 from common.errors import UserError
@@ -129,6 +126,11 @@ class InceptionFeatures(nn.Module):
     name = "clean-fid's Inception v3"
 
     def __init__(self, download: bool = True) -> None:
+        # Imported here: with torchvision, which it needs, clean-fid takes half a second, and few commands need it.
+        from cleanfid import downloads_helper  # noqa: PLC0415
+        from cleanfid.inception_torchscript import InceptionV3W  # noqa: PLC0415
+        from cleanfid.resize import build_resizer  # noqa: PLC0415
+
         super().__init__()
         url = downloads_helper.inception_url
         file = INCEPTION_FOLDER / url.rsplit("/", 1)[-1]

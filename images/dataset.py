@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision.datasets
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -190,8 +189,10 @@ def load_mnist5k(config: DataConfig, split: str) -> ImageData:
 
 
 def _torchvision(config: DataConfig, split: str, flip: bool) -> ImageData:
+    from torchvision import datasets  # noqa: PLC0415 - takes half a second, and the other sources do without it
+
     name = config.source.removeprefix("torchvision:")
-    kind = getattr(torchvision.datasets, name, None)
+    kind = getattr(datasets, name, None)
     parameters = inspect.signature(kind).parameters if isinstance(kind, type) else {}
     if kind is None or not {"train", "split"} & parameters.keys():
         raise UserError(

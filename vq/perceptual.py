@@ -8,11 +8,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import lpips
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision import models
 
 from common.errors import UserError
 from common.features import EfficientNetFeatures, WeightsMissing, weights_at
@@ -56,6 +54,8 @@ class LPIPSDistance(nn.Module):
     """
 
     def __init__(self, pretrained: bool = True) -> None:
+        import lpips  # noqa: PLC0415 - with torchvision it takes half a second, and few commands need it
+
         super().__init__()
         random_weights = {} if pretrained else {"pretrained": False, "pnet_rand": True}
         self.network = lpips.LPIPS(net="vgg", verbose=False, **random_weights).eval().requires_grad_(False)
@@ -82,6 +82,8 @@ class ResNetLogitDistance(nn.Module):
     std: Tensor
 
     def __init__(self, pretrained: bool = True) -> None:
+        from torchvision import models  # noqa: PLC0415 - see LPIPSDistance
+
         super().__init__()
         weights = models.ResNet50_Weights.IMAGENET1K_V1 if pretrained else None
         self.network = models.resnet50(weights=weights).eval().requires_grad_(False)
@@ -117,6 +119,8 @@ def load_downloaded(name: str, download: bool = True) -> nn.Module:
     Raises:
         WeightsMissing: the weights are not on this machine, and `download` is False or the download fails.
     """
+    from torchvision import models  # noqa: PLC0415 - see LPIPSDistance
+
     distance, weights = DOWNLOADED[name]
     url = getattr(models, weights).IMAGENET1K_V1.url
     with weights_at(Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1], url, download):
