@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -139,6 +139,7 @@ class Quantizer(nn.Module, ABC):
     dim: int
     codebook_size: int
     groups: int
+    quantize: Any  # the library's modules have no common base class
 
     def forward(self, latents: Tensor) -> Quantized:
         """Quantize latents `(B, D, h, w)`. In train mode this updates a learned codebook, also under no_grad.
@@ -173,13 +174,15 @@ class Quantizer(nn.Module, ABC):
     def _train(self, latents: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Quantized latents with a gradient to `latents`, codes, and losses by name."""
 
-    @abstractmethod
     def _encode(self, latents: Tensor) -> Tensor:
         """Codes of latents, in eval mode."""
+        codes: Tensor = self.quantize(latents)[1]
+        return codes
 
-    @abstractmethod
     def _decode(self, codes: Tensor) -> Tensor:
         """Latents of codes."""
+        latents: Tensor = self.quantize.indices_to_codes(codes)
+        return latents
 
 
 class VectorQuantizer(Quantizer):
@@ -209,8 +212,7 @@ class VectorQuantizer(Quantizer):
     def _encode(self, latents: Tensor) -> Tensor:
         if not self.quantize._codebook.initted:  # the library would run k-means here, on images to evaluate
             raise UserError("this tokenizer's codebook was never trained: train it, or set kmeans_init=false")
-        codes: Tensor = self.quantize(latents)[1]
-        return codes
+        return super()._encode(latents)
 
     def _decode(self, codes: Tensor) -> Tensor:
         latents: Tensor = self.quantize.get_codes_from_indices(codes)
@@ -235,14 +237,6 @@ class SimVectorQuantizer(Quantizer):
         quantized, codes, commitment = self.quantize(latents)
         return quantized, codes, {"commitment": commitment}
 
-    def _encode(self, latents: Tensor) -> Tensor:
-        codes: Tensor = self.quantize(latents)[1]
-        return codes
-
-    def _decode(self, codes: Tensor) -> Tensor:
-        latents: Tensor = self.quantize.indices_to_codes(codes)
-        return latents
-
 
 class FiniteScalarQuantizer(Quantizer):
     """Rounds each dimension to one of its few levels; no codebook and no loss (arXiv 2309.15505)."""
@@ -255,14 +249,6 @@ class FiniteScalarQuantizer(Quantizer):
     def _train(self, latents: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         quantized, codes = self.quantize(latents)
         return quantized, codes, {}
-
-    def _encode(self, latents: Tensor) -> Tensor:
-        codes: Tensor = self.quantize(latents)[1]
-        return codes
-
-    def _decode(self, codes: Tensor) -> Tensor:
-        latents: Tensor = self.quantize.indices_to_codes(codes)
-        return latents
 
 
 class BinaryQuantizer(Quantizer):
@@ -298,14 +284,6 @@ class BinaryQuantizer(Quantizer):
         losses["entropy_each"] = config.entropy_weight * each
         losses["entropy_mean"] = -config.entropy_weight * config.entropy_gamma * mean
         return latents + (quantized - latents).detach(), codes, losses  # straight-through gradient
-
-    def _encode(self, latents: Tensor) -> Tensor:
-        codes: Tensor = self.quantize(latents)[1]
-        return codes
-
-    def _decode(self, codes: Tensor) -> Tensor:
-        latents: Tensor = self.quantize.indices_to_codes(codes)
-        return latents
 
 
 def build_quantizer(config: QuantizerConfig, sync_codebook: bool = False) -> Quantizer:
