@@ -185,6 +185,11 @@ class SamplingSettings:
             changed.setdefault("sampler_options", {})
         return dataclasses.replace(self, **changed)  # type: ignore[arg-type]
 
+    def summary(self) -> str:
+        """Sampler with its options, steps and guidance, such as "tweedie, 16 steps, guidance 1"."""
+        options = "".join(f", {name} {value}" for name, value in self.sampler_options.items())
+        return f"{self.sampler}{options}, {self.num_inference_steps} steps, guidance {self.guidance_scale:g}"
+
     def metadata(self) -> dict[str, str]:
         """Every setting as text, for the text fields of a PNG."""
         return {name: str(value) for name, value in dataclasses.asdict(self).items()}

@@ -39,8 +39,7 @@ def choose_settings(generator: ImageGenerator, directory: Path, options: Mapping
     settings = generator.settings(**given)
     source = "generation.json" if has_defaults else "evaluate.py, as the model has no generation.json"
     print(
-        f"note: samples use {settings.sampler}, {settings.num_inference_steps} steps, guidance {settings.guidance_scale:g}; "
-        f"options that are not given are those of {source}",
+        f"note: samples use {settings.summary()}; options that are not given are those of {source}",
         file=sys.stderr,
     )
     return settings

@@ -14,7 +14,7 @@ from common.metrics import psnr
 from diffusion.pipeline import ImageGenerator
 from diffusion.prior import Prior
 from diffusion.sampler import NEEDS_MASK, SAMPLERS, sampler_options, samplers_for
-from diffusion.settings import SettingValue, given_settings, setting_fields
+from diffusion.settings import SamplingSettings, SettingValue, given_settings, setting_fields
 from generation.grid import grid
 from generation.output import check_outputs, write_variants
 from images.convert import to_pil, to_tensor
@@ -26,14 +26,19 @@ from vq.tokenizer import Tokenizer
 RECONSTRUCTED_PIXELS = 17_000_000  # 4,096 x 4,096 and a little
 
 
+def load_generator(args: Namespace) -> tuple[ImageGenerator, SamplingSettings]:
+    """The model of `args` and the sampling settings. Raises UserError for given settings before the model is read."""
+    given = given_settings(args)
+    generator = ImageGenerator.from_pretrained(args.model, None, args.dtype)
+    return generator, generator.settings(**given)
+
+
 def inpaint(args: Namespace) -> None:
     """Repaint where the mask is white, inside the boxes, or where the image is transparent."""
     check_outputs(args)
     image = read_image(args.image)
     mask = image_mask(image, read_image(args.mask) if args.mask else None, args.box)
-    given = given_settings(args)
-    generator = ImageGenerator.from_pretrained(args.model, None, args.dtype)
-    settings = generator.settings(**given)
+    generator, settings = load_generator(args)
     size = generator.tokenizer.image_size
     if args.fit or min(image.size) < size:
         print(
@@ -51,9 +56,8 @@ def inpaint(args: Namespace) -> None:
 def outpaint(args: Namespace) -> None:
     """Extend the image by `--left`, `--top`, `--right` and `--bottom` pixels."""
     check_outputs(args)
-    image, given = read_image(args.image), given_settings(args)
-    generator = ImageGenerator.from_pretrained(args.model, None, args.dtype)
-    settings = generator.settings(**given)
+    image = read_image(args.image)
+    generator, settings = load_generator(args)
     variants = generator.outpaint(
         image, args.left, args.top, args.right, args.bottom, args.n, args.label, margin=args.margin,
         feather=args.feather, seed=args.seed, settings=settings,
@@ -64,9 +68,8 @@ def outpaint(args: Namespace) -> None:
 def vary(args: Namespace) -> None:
     """Variations of an image: noise a fraction `--strength` of its codes and denoise."""
     check_outputs(args)
-    image, given = read_image(args.image), given_settings(args)
-    generator = ImageGenerator.from_pretrained(args.model, None, args.dtype)
-    settings = generator.settings(**given)
+    image = read_image(args.image)
+    generator, settings = load_generator(args)
     variants = generator.vary(image, args.strength, args.n, args.label, seed=args.seed, settings=settings)
     write_variants(args, settings, [image], variants)
 
@@ -75,9 +78,8 @@ def morph(args: Namespace) -> None:
     """From one image to another: a strip, or an animation where `--out` ends in .gif."""
     animated = args.out.suffix.lower() == ".gif"
     check_outputs(args, ".gif" if animated else ".png")
-    image, other, given = read_image(args.image), read_image(args.other), given_settings(args)
-    generator = ImageGenerator.from_pretrained(args.model, None, args.dtype)
-    settings = generator.settings(**given)
+    image, other = read_image(args.image), read_image(args.other)
+    generator, settings = load_generator(args)
     frames = generator.morph(image, other, args.n, args.strength, args.label, seed=args.seed, settings=settings)
     write_variants(args, settings, [], frames, strip=not animated)
     if animated:

@@ -45,11 +45,7 @@ def image_metadata(args: Namespace, settings: SamplingSettings) -> dict[str, str
 
 def print_settings(settings: SamplingSettings) -> None:
     """Say on stderr which settings were decided."""
-    options = "".join(f", {name} {value}" for name, value in settings.sampler_options.items())
-    print(
-        f"sampling: {settings.sampler}{options}, {settings.num_inference_steps} steps, guidance {settings.guidance_scale:g}",
-        file=sys.stderr,
-    )
+    print(f"sampling: {settings.summary()}", file=sys.stderr)
 
 
 def write_variants(
