@@ -8,7 +8,7 @@ import torch
 
 from common.errors import UserError
 from common.model_card import write_model_card
-from common.model_dir import PARTS, model_directory, read_model, save_model
+from common.model_dir import GENERATION_FILE, PARTS, model_directory, read_model, save_model
 
 
 def copy_in_half_precision(source: str | Path, target: Path) -> None:
@@ -30,7 +30,7 @@ def copy_in_half_precision(source: str | Path, target: Path) -> None:
     for part in parts:
         config, state = read_model(directory / part)
         half = {name: value.to(torch.float16) if value.is_floating_point() else value for name, value in state.items()}
-        generation = directory / part / "generation.json"
+        generation = directory / part / GENERATION_FILE
         files = {generation.name: generation.read_text(encoding="utf-8")} if generation.is_file() else {}
         save_model(target / part, half, config, files)
     write_model_card(target)

@@ -8,11 +8,10 @@ from pathlib import Path
 from common.errors import UserError
 
 PREFIX = "hf:"
-FILES = ("config.json", "model.safetensors", "generation.json")
 
 
-def download_model(model: str, parts: Sequence[str]) -> Path:
-    """A local copy of the `parts` (folders) of repository "hf:owner/name", and of a model at its root.
+def download_model(model: str, files: Sequence[str]) -> Path:
+    """A local copy of those of `files` that repository "hf:owner/name" has.
 
     Raises:
         UserError: the repository cannot be fetched.
@@ -24,9 +23,8 @@ def download_model(model: str, parts: Sequence[str]) -> Path:
         LocalEntryNotFoundError,
     )
 
-    patterns = [f"{part}{name}" for part in ("", *(f"{p}/" for p in parts)) for name in FILES]
     try:
-        return Path(snapshot_download(model.removeprefix(PREFIX), allow_patterns=patterns))
+        return Path(snapshot_download(model.removeprefix(PREFIX), allow_patterns=list(files)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"cannot fetch {model} ({reason}): check the name and the network, or give a folder") from error

@@ -15,6 +15,8 @@ from common.files import replace_directory
 from common.hub import PREFIX, download_model
 
 PARTS = ("tokenizer", "prior")
+GENERATION_FILE = "generation.json"  # of a prior: its generation defaults
+FILES = ("config.json", "model.safetensors", GENERATION_FILE)
 Json = Mapping[str, object]  # a configuration as JSON holds it
 
 
@@ -63,7 +65,8 @@ def read_model(directory: Path) -> tuple[dict[str, object], dict[str, Tensor]]:
 def model_directory(model: str | Path, parts: Sequence[str] = PARTS) -> Path:
     """The folder of `model`: itself, or a local copy of repository "hf:owner/name". Raises UserError where there is none."""
     if str(model).startswith(PREFIX):
-        return download_model(str(model), parts)
+        folders = ("", *(f"{part}/" for part in parts))  # "": a tokenizer alone may stand at the root
+        return download_model(str(model), [f"{folder}{name}" for folder in folders for name in FILES])
     if not Path(model).is_dir():
         raise UserError(f"no model directory {model}: give the output_dir of a training run, or hf:owner/name")
     return Path(model)

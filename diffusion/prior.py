@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.config import TrainConfig, stored_config
 from common.errors import UserError
-from common.model_dir import load_weights, model_directory, read_json, read_model, save_model
+from common.model_dir import GENERATION_FILE, load_weights, model_directory, read_json, read_model, save_model
 from diffusion.graph import GRAPHS, at_least_float32, build_graph, per_position
 from diffusion.likelihood import Bound, likelihood_bound
 from diffusion.loss import cross_entropy, score_entropy
@@ -26,7 +26,6 @@ from diffusion.transformer import Transformer2D
 from diffusion.windows import SlidingWindows
 
 LOSSES = ("auto", "score_entropy", "lambda_dce", "maskgit", "cross_entropy")
-GENERATION_FILE = "generation.json"
 
 
 @dataclass

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from common.features import EfficientNetFeatures
 from common.metrics import frechet_distance
+from common.model_dir import GENERATION_FILE
 from diffusion.settings import SamplingSettings
 from evaluation.decode import decode_pixels
 from evaluation.report import Part, frechet_part
@@ -33,11 +34,11 @@ def choose_settings(generator: ImageGenerator, directory: Path, options: Mapping
     GUIDANCE_SCALE, or without guidance where it has none.
     """
     given = dict(options)
-    has_defaults = (directory / "prior" / "generation.json").is_file()
+    has_defaults = (directory / "prior" / GENERATION_FILE).is_file()
     if not has_defaults:
         given.setdefault("guidance_scale", GUIDANCE_SCALE if generator.guided else 1.0)
     settings = generator.settings(**given)
-    source = "generation.json" if has_defaults else "evaluate.py, as the model has no generation.json"
+    source = GENERATION_FILE if has_defaults else f"evaluate.py, as the model has no {GENERATION_FILE}"
     print(
         f"note: samples use {settings.summary()}; options that are not given are those of {source}",
         file=sys.stderr,
