@@ -18,7 +18,7 @@ from diffusion.graph import GRAPHS, at_least_float32, build_graph, per_position
 from diffusion.likelihood import Bound, likelihood_bound
 from diffusion.loss import cross_entropy, score_entropy
 from diffusion.noise import NOISES, LogLinear, build_noise
-from diffusion.sampler import NEEDS_MASK, get_sampler, parse_options
+from diffusion.sampler import NEEDS_MASK, get_sampler
 from diffusion.sampling import Predictor
 from diffusion.settings import SamplingSettings
 from diffusion.subcodes import split_codes, subcode_vocab_size
@@ -82,6 +82,10 @@ class PriorConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
 
+    def is_guided(self, class_names: Collection[str]) -> bool:
+        """Whether guidance can be had: there are classes, and some images are trained without theirs."""
+        return bool(class_names) and self.label_dropout > 0
+
     def resolved(self, groups: int = 1) -> PriorConfig:
         """The same with every "auto", None and 0 decided; `groups` are the tokenizer's sub-codes."""
         uniform = self.graph == "uniform"
@@ -124,7 +128,7 @@ class Prior(nn.Module):
 
     Attributes:
         no_class: the label that stands for "no class".
-        guided: whether guidance can be had: there are classes, and some images were trained without theirs.
+        guided: whether guidance can be had, see `PriorConfig.is_guided`.
         time_free: whether predictions depend on the codes alone.
         generation: the model's generation defaults.
 
@@ -139,7 +143,7 @@ class Prior(nn.Module):
         self.groups, self.vocab_size = config.groups, subcode_vocab_size(codebook_size, config.groups)
         self.graph, self.noise = build_graph(config.graph, self.vocab_size), build_noise(config.noise)
         self.no_class = len(class_names)
-        self.guided = bool(class_names) and config.label_dropout > 0
+        self.guided = config.is_guided(class_names)
         self.time_free = not config.time_conditioned
         self.raw_score = config.parametrization == "score"
         try:
@@ -162,9 +166,9 @@ class Prior(nn.Module):
         """`settings` with the sampler's options in their types. Raises UserError where this prior cannot sample so."""
         if settings.guidance_scale != 1 and not self.guided:
             raise UserError("this model has no classes or was trained without label dropout: leave guidance at 1")
-        get_sampler(settings.sampler, settings.sampler_options, self.graph)
+        sampler = get_sampler(settings.sampler, settings.sampler_options, self.graph)
         # Options of the command line are texts. Typed, they read the same in metadata as those of other origins.
-        return settings.updated({"sampler_options": parse_options(settings.sampler, settings.sampler_options)})
+        return settings.updated({"sampler_options": sampler.keywords})
 
     def log_p0(self, codes: Tensor, sigma: Tensor, labels: Tensor, large_grids: str = "sliding") -> Tensor:
         """Log p(x0 | noised codes) `(B, h, w[, G], V)` in float32 or better.
@@ -286,9 +290,9 @@ def fitted_generation(config: PriorConfig, class_names: Collection[str]) -> Samp
     that cannot be guided. So one configuration serves both graphs.
     """
     generation, default = config.generation, SamplingSettings()
-    if config.graph == "uniform" and generation.sampler in NEEDS_MASK:
+    if generation.sampler in NEEDS_MASK and not GRAPHS[config.graph].is_masked:
         generation = generation.updated({"sampler": default.sampler})
-    if not class_names or not config.label_dropout:
+    if not config.is_guided(class_names):
         generation = generation.updated({"guidance_scale": default.guidance_scale})
     return generation
 

@@ -314,7 +314,7 @@ def samplers_for(graph: Graph) -> list[str]:
     return [name for name in SAMPLERS if graph.is_masked or name not in NEEDS_MASK]
 
 
-def get_sampler(name: str, options: Mapping[str, OptionValue], graph: Graph) -> Callable[[SamplerState], None]:
+def get_sampler(name: str, options: Mapping[str, OptionValue], graph: Graph) -> partial[None]:
     """The sampler called `name` with its `options`, which may be texts.
 
     Raises:
