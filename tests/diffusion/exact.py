@@ -4,13 +4,24 @@ import itertools
 
 import torch
 
+from diffusion.graph import Absorbing, Uniform
+from diffusion.noise import Geometric, LogLinear
 from diffusion.sampling import SamplerState
 from diffusion.settings import SamplingSettings
 
+ABSORBING, UNIFORM = Absorbing(3), Uniform(3)
 JOINT = torch.tensor([[0.3, 0.05, 0.05], [0.02, 0.2, 0.08], [0.05, 0.05, 0.2]], dtype=torch.float64)
 # Less dependent, so that the rates of theta_trapezoidal stay above 0, which its order asks for.
 WEAK = 0.3 * JOINT + 0.7 * torch.outer(JOINT.sum(1), JOINT.sum(0))
 CLEAN = torch.tensor(list(itertools.product(range(3), repeat=2)))  # (9, 2), in the order of JOINT.flatten()
+
+
+def noise_of(graph):
+    return LogLinear() if graph is ABSORBING else Geometric(1e-3, 8.0)
+
+
+def scalar(value):
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def all_states(graph):

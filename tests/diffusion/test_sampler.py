@@ -5,37 +5,24 @@ import math
 import pytest
 import torch
 
-from diffusion.graph import Absorbing, Uniform
+from diffusion.graph import Absorbing
 from diffusion.halton import halton_order
-from diffusion.noise import Cosine, Geometric, LogLinear
-from diffusion.sampler import (
-    SAMPLERS,
-    samplers_for,
-)
-from diffusion.sampling import (
-    inpainting_projection,
-    masked_counts,
-)
+from diffusion.noise import Cosine, LogLinear
+from diffusion.sampler import SAMPLERS, samplers_for
+from diffusion.sampling import inpainting_projection, masked_counts
 from tests.diffusion.exact import (
+    ABSORBING,
     JOINT,
+    UNIFORM,
     constant_network,
+    noise_of,
     pair_table,
     state_of,
     total_variation,
 )
 
-ABSORBING, UNIFORM = Absorbing(3), Uniform(3)
-BOTH = pytest.mark.parametrize("graph", [ABSORBING, UNIFORM], ids=["absorbing", "uniform"])
 FITTING = [(name, graph) for graph in (ABSORBING, UNIFORM) for name in samplers_for(graph)]
 EACH = pytest.mark.parametrize(("name", "graph"), FITTING, ids=[f"{name}-{graph.name}" for name, graph in FITTING])
-
-
-def noise_of(graph):
-    return LogLinear() if graph is ABSORBING else Geometric(1e-3, 8.0)
-
-
-def scalar(value):
-    return torch.tensor(value, dtype=torch.float64)
 
 
 @EACH

@@ -4,37 +4,11 @@ import pytest
 import torch
 
 from common.errors import UserError
-from diffusion.graph import Absorbing, Uniform
-from diffusion.noise import Geometric, LogLinear
-from diffusion.sampler import (
-    NEEDS_MASK,
-    SAMPLERS,
-    get_sampler,
-    parse_options,
-    sampler_options,
-)
-from diffusion.sampling import (
-    apply_temperature_top_p,
-    sample_categorical,
-    step_times,
-)
-from diffusion.transitions import (
-    unmask_probability,
-)
-from tests.diffusion.exact import (
-    state_of,
-)
-
-ABSORBING, UNIFORM = Absorbing(3), Uniform(3)
-BOTH = pytest.mark.parametrize("graph", [ABSORBING, UNIFORM], ids=["absorbing", "uniform"])
-
-
-def noise_of(graph):
-    return LogLinear() if graph is ABSORBING else Geometric(1e-3, 8.0)
-
-
-def scalar(value):
-    return torch.tensor(value, dtype=torch.float64)
+from diffusion.noise import LogLinear
+from diffusion.sampler import NEEDS_MASK, SAMPLERS, get_sampler, parse_options, sampler_options
+from diffusion.sampling import apply_temperature_top_p, sample_categorical, step_times
+from diffusion.transitions import unmask_probability
+from tests.diffusion.exact import ABSORBING, UNIFORM, scalar, state_of
 
 
 def test_rare_events_keep_their_rate_where_one_float32_race_loses_them():

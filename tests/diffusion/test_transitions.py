@@ -6,11 +6,8 @@ import math
 import pytest
 import torch
 
-from diffusion.graph import Absorbing, Uniform
-from diffusion.noise import Geometric, LogLinear
-from diffusion.sampler import (
-    least_confident,
-)
+from diffusion.noise import LogLinear
+from diffusion.sampler import least_confident
 from diffusion.transitions import (
     euler_transition,
     extrapolated_rates,
@@ -19,25 +16,20 @@ from diffusion.transitions import (
     tau_leaping_transition,
 )
 from tests.diffusion.exact import (
+    ABSORBING,
     JOINT,
+    UNIFORM,
     WEAK,
     all_states,
     exact_log_p0,
     marginal,
+    noise_of,
+    scalar,
     state_of,
     total_variation,
 )
 
-ABSORBING, UNIFORM = Absorbing(3), Uniform(3)
 BOTH = pytest.mark.parametrize("graph", [ABSORBING, UNIFORM], ids=["absorbing", "uniform"])
-
-
-def noise_of(graph):
-    return LogLinear() if graph is ABSORBING else Geometric(1e-3, 8.0)
-
-
-def scalar(value):
-    return torch.tensor(value, dtype=torch.float64)
 
 
 def pair_matrix(graph, transition):
