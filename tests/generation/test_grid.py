@@ -1,15 +1,12 @@
 """`sample.py grid` on a tiny model: the grid, a folder of images, several processes, a trajectory."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
 
 import sample
 from common.errors import run_cli
+from tests.processes import run_two_processes
 
 
 def content(folder):
@@ -97,13 +94,9 @@ def test_a_refused_command_leaves_a_folder_free(fill, folder):
 def test_two_processes_sample_the_images_of_one(tiny_run, tmp_path, in_float64):
     base = ["grid", "--model", str(tiny_run), "--steps", "2", "--batch-size", "2", "--num-images", "7", "--images-dir"]
     assert run_cli(sample.main, [*base, str(tmp_path / "one")]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*command, "-m", "tests.float64", *base, str(tmp_path / "two"), "--out", str(tmp_path / "grid.png")],
-        env=environment, capture_output=True, text=True, check=False,
+    done = run_two_processes(
+        "-m", "tests.float64", *base, str(tmp_path / "two"), "--out", str(tmp_path / "grid.png")
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
     assert "4/4" in done.stderr  # the first process makes two of the four batches
     one, two = (
         [np.asarray(Image.open(file)) for file in sorted((tmp_path / name).glob("*.png"))] for name in ("one", "two")

@@ -1,7 +1,6 @@
 """Runs of train.py, end to end on a tiny model."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -20,11 +19,11 @@ from common.errors import UserError, run_cli
 from diffusion.pipeline import ImageGenerator
 from diffusion.settings import SamplingSettings
 from diffusion.stage import PriorStage
+from tests.processes import PROCESS, run_two_processes
 from tests.tiny import TINY
 from training.run import STAGES, RunConfig, build_accelerator, encode_splits
 
 CONFIG = ["--config", "configs/mnist.yaml"]
-PROCESS = {"cwd": os.getcwd(), "env": os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, "text": True}
 
 
 @pytest.fixture
@@ -207,19 +206,7 @@ def test_the_bound_on_validation_codes_falls_with_training_and_stays_above_their
 
 
 def test_two_processes_train_one_model(folder):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "train.py",
-        "prior",
-    ]
-    arguments = [*CONFIG, f"output_dir={folder}", *TINY]
-    done = subprocess.run([*command, *arguments], capture_output=True, check=False, **PROCESS)
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_two_processes("train.py", "prior", *CONFIG, f"output_dir={folder}", *TINY)
     assert (folder / "prior/model.safetensors").is_file()
     assert len(list((folder / "checkpoints/prior/step-4").glob("random_states_*"))) == 2
     assert len((folder / "logs/prior.jsonl").read_text().splitlines()) == 5  # one process writes

@@ -1,7 +1,4 @@
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,6 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from common.errors import UserError
 from diffusion.subcodes import merge_codes, split_codes
+from tests.processes import run_two_processes
 from vq.quantizer import QuantizerConfig, build_quantizer
 
 CONFIGS = {
@@ -253,18 +251,6 @@ def test_bad_configurations(keys, message):
 
 def test_two_processes_keep_one_codebook_and_one_entropy():
     """50 steps with k-means and replacement of codes, over gloo; tests/vq/two_processes.py compares the processes."""
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "tests.vq.two_processes",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_two_processes("-m", "tests.vq.two_processes")
     for passed in ("one codebook", "one entropy", "skipped together"):
         assert passed in done.stdout
