@@ -1,4 +1,4 @@
-"""One YAML file per run, loaded strictly into dataclasses; each dataclass stands beside the code that it configures."""
+"""One YAML file per run, loaded strictly into dataclasses; each dataclass is in the module that it configures."""
 
 from __future__ import annotations
 

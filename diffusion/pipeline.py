@@ -40,7 +40,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 class ImageGenerator(ImageVariation):
     """Generates, repaints, extends, varies and morphs images.
 
-    Every method takes, beside its own arguments, these keywords:
+    Every method takes these keywords as well as its own arguments:
         seed: the same seed gives the same images; sample i depends on (seed, i), not on the batch size.
         generator: a torch.Generator to take the seed from, or a list of CPU generators, one a sample.
         callback_on_step_end: called after every step with (this generator, step from 0, time left in [0, 1],

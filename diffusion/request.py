@@ -51,7 +51,7 @@ class SampledCodes(NamedTuple):
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What sampling starts from, beside random numbers: codes of `grid`, by default the model's own.
+    """What sampling starts from, apart from random numbers: codes of `grid`, by default the model's own.
 
     Attributes:
         grid: (h, w).

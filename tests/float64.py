@@ -1,7 +1,7 @@
 """The whole product in float64, so that a test can compare results that were computed in two ways exactly.
 
 A CPU rounds a matrix product differently for other batch shapes, tile sizes, numbers of threads and instruction sets. In
-float32 the rounding now and then decides which code is drawn, or which code is nearest, and then a whole image differs. In
+float32 the rounding now and then decides which code is sampled, or which code is nearest, and then a whole image differs. In
 float64 it is a billion times smaller and decides nothing, so whatever still differs is a fault.
 
 `python -m tests.float64 grid ...` is `python sample.py grid ...` in float64, for tests that start processes.

@@ -67,9 +67,9 @@ def test_on_the_uniform_graph_known_codes_enter_noised_to_the_steps_level():
 
     noised = project(codes, torch.full((8000,), 0.7).double(), draw)
     assert bool((noised[:, 1] == 0).all())
-    share = noised[:, 0].bincount(minlength=3).double() / 8000
+    fractions = noised[:, 0].bincount(minlength=3).double() / 8000
     wanted = UNIFORM.transition(torch.tensor([[1]]), torch.tensor([0.7]).double())[0, 0]
-    torch.testing.assert_close(share, wanted, atol=0.02, rtol=0)
+    torch.testing.assert_close(fractions, wanted, atol=0.02, rtol=0)
     assert bool((project(codes, torch.zeros(8000), draw)[:, 0] == 1).all())
 
 
@@ -194,19 +194,19 @@ def test_halton_shows_positions_in_its_order():
 
 
 def test_greedy_maskgit_shows_the_surest_first():
-    shares = torch.tensor([0.6, 0.9, 0.7, 0.99, 0.8], dtype=torch.float64)
-    probabilities = torch.stack([shares, (1 - shares) * 1e-9, (1 - shares) * (1 - 1e-9)], -1)
+    likely = torch.tensor([0.6, 0.9, 0.7, 0.99, 0.8], dtype=torch.float64)
+    probabilities = torch.stack([likely, (1 - likely) * 1e-9, (1 - likely) * (1 - 1e-9)], -1)
     first: list[torch.Tensor] = []
     state = state_of(
         ABSORBING, LogLinear(), n=200, steps=5, shape=(5,), network=rows_network(probabilities),
         callback=lambda step, codes: first.append(codes.clone()),
     )  # fmt: skip
     SAMPLERS["maskgit"](state, choice_temperature=0)
-    drawn = state.codes  # code 2 has log-probability log(1 - share): the lower the share, the surer
-    confidence = torch.where(drawn == 0, shares, 1 - shares)
+    sampled = state.codes  # code 2 has probability 1 - likely: the lower `likely`, the surer
+    confidence = torch.where(sampled == 0, likely, 1 - likely)
     chosen = (first[0] != 3).int().argmax(1)
     assert (first[0] != 3).sum(1).tolist() == [1] * 200
-    # At the first step every position was drawn; the shown one is at least as sure as 0.99 drawn as 0 would be, or that one.
+    # At the first step every position was sampled; the shown one is at least as sure as a 0 of 0.99 would be, or that one.
     assert bool((confidence.gather(1, chosen[:, None]) >= 0.9).all()) and (chosen == 3).double().mean() > 0.9
 
 

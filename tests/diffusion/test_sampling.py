@@ -1,4 +1,4 @@
-"""Random draws, temperature, time steps, and the errors of a run's settings."""
+"""Random codes, temperature, time steps, and the errors of a run's settings."""
 
 import pytest
 import torch
@@ -12,22 +12,22 @@ from tests.diffusion.exact import ABSORBING, UNIFORM, scalar, state_of
 
 
 def test_rare_events_keep_their_rate_where_one_float32_race_loses_them():
-    """V = 16,384 and 1,000 steps: the chance of one step to leave is drawn apart, in float64."""
-    vocabulary, steps, draws = 16_384, 1_000, 2_000
+    """V = 16,384 and 1,000 steps: whether a code leaves in one step is decided apart, in float64."""
+    vocabulary, steps, samples = 16_384, 1_000, 2_000
     sigma, sigma_next = (-torch.log1p(-scalar(t)) for t in (1.0 - 1e-12, 1.0 - 1 / steps))
     chance = unmask_probability(sigma, sigma_next).item()
     generator = torch.Generator().manual_seed(0)
-    apart = (torch.rand(draws * 100, generator=generator, dtype=torch.float64) < chance).double().mean().item()
+    apart = (torch.rand(samples * 100, generator=generator, dtype=torch.float64) < chance).double().mean().item()
     assert apart == pytest.approx(chance, rel=0.15)
 
     # One exponential race over V codes and the mask, in float32: the winner is argmax p / e, e = -log u.
     probability = torch.full((vocabulary + 1,), chance / vocabulary)
     probability[-1] = 1 - chance
     left = 0
-    for _ in range(draws // 100):
+    for _ in range(samples // 100):
         uniform = torch.rand(100, vocabulary + 1, generator=generator)
         left += int(((probability / -torch.log(uniform)).argmax(1) < vocabulary).sum())
-    assert left / draws < 0.8 * chance or left / draws > 1.2 * chance
+    assert left / samples < 0.8 * chance or left / samples > 1.2 * chance
 
 
 def test_categorical_draws_follow_the_probabilities_and_never_a_zero():

@@ -157,7 +157,7 @@ def test_predictor_corrector_way_forward_and_back_keeps_one_position_exact(graph
 
 
 def test_informed_corrector_with_random_choice_is_a_gibbs_step():
-    """One visible code of a clean pair, chosen at random, masked and drawn given the other: the joint stays."""
+    """One visible code of a clean pair, chosen at random, masked and sampled given the other: the joint stays."""
     p, kept = JOINT, torch.zeros_like(JOINT)
     for position in (0, 1):
         masked = p.sum(position, keepdim=True)  # the other's marginal
@@ -168,7 +168,7 @@ def test_informed_corrector_with_random_choice_is_a_gibbs_step():
     state = state_of(ABSORBING, LogLinear(), n=4000)
     confidence = torch.tensor([0.0, -5.0]).expand(4000, 2).double()
     visible = torch.ones(4000, 2, dtype=torch.bool)
-    share = least_confident(state, confidence, visible, 1, temperature=1e6).double().mean(0)
-    torch.testing.assert_close(share, torch.tensor([0.5, 0.5]).double(), atol=0.03, rtol=0)
+    fraction = least_confident(state, confidence, visible, 1, temperature=1e6).double().mean(0)
+    torch.testing.assert_close(fraction, torch.tensor([0.5, 0.5]).double(), atol=0.03, rtol=0)
     greedy = least_confident(state, confidence, visible, 1, temperature=0.0)
     assert bool(greedy[:, 1].all()) and not bool(greedy[:, 0].any())
