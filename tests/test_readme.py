@@ -50,6 +50,7 @@ def test_commands(tmp_path, monkeypatch):
         noise = np.random.default_rng(index).integers(0, 256, (70, 64, 3), np.uint8)
         Image.fromarray(noise).save(images / f"{index}.png")
     commands = re.findall(r"^python (\S+\.py|-m common\.export) (.*)$", CODE.replace("\\\n", " "), flags=re.MULTILINE)
+    assert len(commands) >= 8
     assert {program for program, _ in commands} == set(PROGRAMS)
     for program, rest in commands:
         arguments = [
