@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 
 from common.errors import UserError
 from images.convert import from_8_bits, to_tensor
-from images.folder import class_folder, decode_square, find_images, fit_square, read_squares, stack_squares
+from images.folder import SplitName, class_folder, find_images, find_split
+from images.squares import decode_square, fit_square, read_squares, stack_squares
 
 Key = int | tuple[int, bool]
 SOURCES = ("mnist5k", "folder", "torchvision:<Name>")
@@ -136,7 +137,7 @@ class WithFlips(Dataset[tuple[Tensor, Tensor]]):
         return self.images[index % len(self.images), index >= len(self.images)]
 
 
-def load_images(config: DataConfig, split: str) -> Images:
+def load_images(config: DataConfig, split: SplitName) -> Images:
     """The "train" or "val" split that `config` names. Raises UserError where there is nothing to read."""
     flip = config.flip and split == "train"
     if config.source == "mnist5k":
@@ -146,12 +147,8 @@ def load_images(config: DataConfig, split: str) -> Images:
     root = Path(config.path)
     if not config.path or not root.is_dir():
         raise UserError(f"no folder '{config.path}': set data.path to a folder of images")
-    if (root / "train").is_dir() and (root / "val").is_dir():
-        return _read_folder(root / split, find_images(root / split), config, flip)
-    found = [file for file in find_images(root) if (_position(file, root) < config.holdout) == (split == "val")]
-    if not found:
-        raise UserError(f"too few images in {root} for the {split} split: change data.holdout or add images")
-    return _read_folder(root, found, config, flip)
+    folder, found = find_split(root, split, config.holdout)
+    return _read_folder(folder, found, config, flip)
 
 
 def load_folder(path: str | Path, image_size: int, channels: int) -> ImageData:
@@ -218,11 +215,6 @@ def _torchvision(config: DataConfig, split: str, flip: bool) -> ImageData:
     digest = hashlib.sha256(f"{config.source} {part} {config.image_size} {config.channels} {flip}".encode())
     digest.update(pixels.numpy().tobytes())
     return ImageData(pixels, labels, names, digest.hexdigest(), [], flip)
-
-
-def _position(file: Path, root: Path) -> float:
-    """A number in [0, 1) that depends on a file's name alone, so that adding files moves no other file between splits."""
-    return int(hashlib.sha256(file.relative_to(root).as_posix().encode()).hexdigest()[:8], 16) / 16**8
 
 
 def _read_folder(root: Path, found: list[Path], config: DataConfig, flip: bool) -> Images:

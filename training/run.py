@@ -19,6 +19,7 @@ from diffusion.dataset import EncodedImages, codes_key, encode_images
 from diffusion.prior import PriorConfig
 from diffusion.stage import PriorStage
 from images.dataset import DataConfig, Images, WithFlips, load_images
+from images.folder import SplitName
 from training.loop import Run, StageData, train_stage
 from vq.stage import TokenizerStage
 from vq.tokenizer import Tokenizer, TokenizerConfig
@@ -54,7 +55,7 @@ def train_tokenizer(config: RunConfig) -> None:
     output_dir, train = Path(config.output_dir), config.tokenizer.train
     accelerator = build_accelerator(train, output_dir)
     set_seed(config.seed)
-    images, validation = (load_split(config.data, split, accelerator) for split in ("train", "val"))
+    images, validation = load_split(config.data, "train", accelerator), load_split(config.data, "val", accelerator)
     stage = TokenizerStage(config.tokenizer, config.data, accelerator)
     data = StageData(
         train=images,
@@ -129,7 +130,7 @@ def encode_splits(config: RunConfig, accelerator: Accelerator) -> EncodedSplits:
     return EncodedSplits(train, val, tokenizer, images.class_names, key)
 
 
-def load_split(config: DataConfig, split: str, accelerator: Accelerator) -> Images:
+def load_split(config: DataConfig, split: SplitName, accelerator: Accelerator) -> Images:
     """The images of the "train" or "val" split; prints their number, and the number of files that did not decode."""
     images = load_images(config, split)
     skipped = f", {len(images.skipped)} files skipped" if images.skipped else ""
