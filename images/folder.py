@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from common.errors import UserError
-from images.io import SUFFIXES
+from images.formats import SUFFIXES
 
 SplitName = Literal["train", "val"]
 TRAIN_FOLDERS = ("train", "training")
