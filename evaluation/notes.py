@@ -1,0 +1,10 @@
+"""Notes for the user: lines on stderr that say what was found and decided."""
+
+from __future__ import annotations
+
+import sys
+
+
+def print_note(text: str) -> None:
+    """Print one line, "note: " and `text`, to stderr."""
+    print(f"note: {text}", file=sys.stderr)
