@@ -7,11 +7,12 @@ import os
 import unicodedata
 from collections import deque
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from common.errors import UserError
-from images.io import SUFFIXES
+from images.formats import SUFFIXES
 
 SplitName = Literal["train", "val"]
 TRAIN_FOLDERS = ("train", "training")
@@ -21,6 +22,8 @@ VAL_FOLDERS = ("val", "valid", "validation", "test")  # the first of them that h
 SYSTEM_NAMES = frozenset(
     {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir", "#recycle"}
 )
+
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")  # not in SUFFIXES where pillow-heif is not installed
 
 # Why an entry of a folder is left out.
 HIDDEN = "hidden or system files and folders"
@@ -97,10 +100,10 @@ def find_split(root: Path, split: SplitName, holdout: float = 0.1) -> tuple[Path
 
 def class_folder(file: Path, root: Path) -> str:
     """The class of an image: the folder directly under `root` that holds `file`, "" for a file in `root` itself."""
-    parts = file.relative_to(root).parts
-    return class_name(parts[0]) if len(parts) > 1 else ""
+    return class_name(_top_folder(file, root))
 
 
+@cache
 def class_name(folder: str) -> str:
     r"""The name of the class in a folder of this name: Unicode NFC, bytes that are not UTF-8 written as \xE9.
 
@@ -125,14 +128,16 @@ def list_folder(root: Path) -> Listing:
     while waiting:
         folder, seen = waiting.popleft()
         try:
-            names = sorted(os.listdir(folder))
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
         except OSError:
             skipped.setdefault(NO_FILE, []).append(folder)
             continue
-        for path in (folder / name for name in names):
-            if path.name.startswith(".") or path.name.lower() in SYSTEM_NAMES:
+        for entry in entries:
+            path, kind = folder / entry.name, _kind(entry)
+            if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
                 skipped.setdefault(HIDDEN, []).append(path)
-            elif path.is_dir():
+            elif kind == "folder":
                 real = os.path.realpath(path)
                 if real in seen:
                     skipped.setdefault(TWICE, []).append(path)
@@ -140,7 +145,7 @@ def list_folder(root: Path) -> Listing:
                     inside = {*seen, real} if folder == root else seen
                     inside.add(real)
                     waiting.append((path, inside))
-            elif not path.is_file():
+            elif kind == "other":
                 skipped.setdefault(NO_FILE, []).append(path)
             elif path.suffix.lower() in SUFFIXES:
                 images.append(path)
@@ -165,6 +170,14 @@ def read_splits(root: Path, holdout: float) -> FolderSplits:
             validation images have.
     """
     images, skipped = list_folder(root)
+    found = _choose_splits(root, images, holdout, skipped)
+    heif = sum(file.suffix.lower() in HEIF_SUFFIXES for file in skipped.get(OTHER_FORMAT, []))
+    if heif:
+        found.notes.append(f"{heif} HEIF files (.heic) are left out: they can be read after pip install pillow-heif")
+    return found
+
+
+def _choose_splits(root: Path, images: list[Path], holdout: float, skipped: Skipped) -> FolderSplits:
     inside = _by_folder(images, root)
     tops = sorted(inside.keys() - {""}, key=lambda name: (name.lower(), name != name.lower()))
     train = next((name for wanted in TRAIN_FOLDERS for name in tops if name.lower() == wanted), None)
@@ -184,10 +197,18 @@ def read_splits(root: Path, holdout: float) -> FolderSplits:
     return _split_by_folders(Split(root / train, inside[train]), Split(root / val, inside[val]), skipped)
 
 
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "other"]:
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
+    except OSError:  # a link to itself
+        return "other"
+
+
 def _split_by_folders(train: Split, val: Split, skipped: Skipped) -> FolderSplits:
     notes = ["the images of train and val are the same"] if train.root.samefile(val.root) else []
     class_names, kept = _classes(train, skipped, notes)
     val_names, val_kept = _classes(val, skipped, notes)
+    notes += _class_notes(Split(train.root, kept), class_names)
     unknown = sorted(set(val_names) - set(class_names))
     if class_names and unknown:
         raise UserError(
@@ -203,41 +224,72 @@ def _split_by_folders(train: Split, val: Split, skipped: Skipped) -> FolderSplit
 
 def _split_by_hash(root: Path, images: list[Path], holdout: float, skipped: Skipped, notes: list[str]) -> FolderSplits:
     class_names, kept = _classes(Split(root, images), skipped, notes)
-    position = {file: _position(file, root) for file in kept}
-    train = {file for file in kept if position[file] >= holdout}
-    missing = set(class_names) - {class_folder(file, root) for file in train}
-    for name in sorted(missing):
-        of_class = [file for file in kept if class_folder(file, root) == name]
-        train.add(max(of_class, key=lambda file: position[file]))
-        notes.append(f"class '{name}' has {len(of_class)} images; one that the hash gives to val is kept for training")
-    parts = [file for file in kept if file in train], [file for file in kept if file not in train]
-    return FolderSplits(Split(root, parts[0]), Split(root, parts[1]), class_names, skipped, notes)
+    notes += _class_notes(Split(root, kept), class_names)
+    positions = [_position(file, root) for file in kept]
+    for_training = [position >= holdout for position in positions]
+    if class_names:
+        classes = [class_folder(file, root) for file in kept]
+        trained = {name for name, wanted in zip(classes, for_training, strict=True) if wanted}
+        missing = sorted(set(class_names) - trained)
+        for name in missing:
+            of_class = [index for index, other in enumerate(classes) if other == name]
+            for_training[max(of_class, key=lambda index: positions[index])] = True
+        if missing:
+            notes.append(
+                f"classes all of whose images would be for validation: {len(missing)} (such as '{missing[0]}'); one image "
+                "of each is used for training"
+            )
+    train = [file for file, wanted in zip(kept, for_training, strict=True) if wanted]
+    val = [file for file, wanted in zip(kept, for_training, strict=True) if not wanted]
+    return FolderSplits(Split(root, train), Split(root, val), class_names, skipped, notes)
 
 
 def _classes(split: Split, skipped: Skipped, notes: list[str]) -> tuple[list[str], list[Path]]:
     """Sorted names of the classes, empty where there are none, and the images that are kept."""
-    inside = [file for file in split.files if class_folder(file, split.root)]
-    beside = [file for file in split.files if not class_folder(file, split.root)]
-    if len(beside) > len(inside):
+    folders = _by_folder(split.files, split.root)
+    beside = folders.pop("", [])
+    inside = len(split.files) - len(beside)
+    if len(beside) > inside:
         if inside:
             notes.append(
-                f"no classes: {len(beside)} images are in {split.root} itself, and {len(inside)} in folders; all are used"
+                f"no classes: {len(beside)} images are in {split.root} itself, and {inside} in folders; all are used"
             )
         return [], split.files
-    if beside:
-        skipped.setdefault(STRAY, []).extend(beside)
-    return sorted({class_folder(file, split.root) for file in inside}), inside
+    if not beside:
+        return sorted({class_name(folder) for folder in folders}), split.files
+    skipped.setdefault(STRAY, []).extend(beside)
+    kept = [file for file in split.files if _top_folder(file, split.root)]
+    return sorted({class_name(folder) for folder in folders}), kept
+
+
+def _class_notes(split: Split, class_names: list[str]) -> list[str]:
+    """Sentences on classes that are probably not what the user meant."""
+    notes = []
+    if len(class_names) == 1 and all(len(file.parts) > len(split.root.parts) + 2 for file in split.files):
+        folder = split.root / _top_folder(split.files[0], split.root)
+        notes.append(f"all images are in folders of {folder}: if these are the classes, set data.path={folder}")
+    spellings: dict[str, list[str]] = {}
+    for name in class_names:
+        spellings.setdefault(name.casefold(), []).append(f"'{name}'")
+    notes += [f"classes {', '.join(same)} differ only in case" for same in spellings.values() if len(same) > 1]
+    return notes
 
 
 def _by_folder(files: Iterable[Path], root: Path) -> dict[str, list[Path]]:
     """`files` by the folder directly under `root` that holds them, "" for files in `root` itself."""
     found: dict[str, list[Path]] = {}
     for file in files:
-        parts = file.relative_to(root).parts
-        found.setdefault(parts[0] if len(parts) > 1 else "", []).append(file)
+        found.setdefault(_top_folder(file, root), []).append(file)
     return found
+
+
+def _top_folder(file: Path, root: Path) -> str:
+    # Not relative_to, which takes ten times as long: folders may hold a million files.
+    parts, depth = file.parts, len(root.parts)
+    return parts[depth] if len(parts) > depth + 1 else ""
 
 
 def _position(file: Path, root: Path) -> float:
     """A number in [0, 1) that depends on a file's name alone, so that adding files moves no other file between splits."""
-    return int(hashlib.sha256(os.fsencode(file.relative_to(root).as_posix())).hexdigest()[:8], 16) / 16**8
+    name = "/".join(file.parts[len(root.parts) :])
+    return int(hashlib.sha256(os.fsencode(name)).hexdigest()[:8], 16) / 16**8

@@ -10,37 +10,15 @@ import struct
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError, features
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from common.errors import UserError
 from common.files import replace_file
+from images.formats import FORMATS
 from images.modes import usual_mode
 
-# Formats that are read where this Pillow has the library for them (None: it needs none).
-# PostScript is left out: Pillow runs Ghostscript on such files, which executes the programs in them.
-LIBRARIES = {
-    "PNG": "zlib", "JPEG": "jpg", "WEBP": "webp", "BMP": None, "GIF": None, "TIFF": None, "PPM": None,
-    "JPEG2000": "jpg_2000", "AVIF": "avif", "HEIF": None,
-}  # fmt: skip
-
-
-def readable_formats() -> tuple[str, ...]:
-    """Names of the formats that `read_image` reads. HEIF (.heic) is one of them where pillow-heif is installed."""
-    with suppress(ImportError):
-        import_module("pillow_heif").register_heif_opener()
-    Image.init()
-    return tuple(
-        name for name, library in LIBRARIES.items() if name in Image.OPEN and (not library or features.check(library))
-    )
-
-
-FORMATS = readable_formats()
-# MPO, the format of cameras with two lenses, is a JPEG file with more than one image, and Pillow reads it as JPEG.
-SUFFIXES = tuple(sorted(s for s, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")))
 # Exceptions of Pillow's decoders for damaged files.
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error, IndexError, KeyError, TypeError,
            OverflowError, AttributeError, ZeroDivisionError, NotImplementedError, zlib.error)  # fmt: skip

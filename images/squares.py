@@ -20,16 +20,30 @@ from images.modes import to_model_mode
 log = logging.getLogger(__name__)
 
 
+class Square(NamedTuple):
+    """A decoded image.
+
+    Attributes:
+        image: S pixels a side.
+        cropped: whether the file holds an image that is not square.
+    """
+
+    image: Image.Image
+    cropped: bool
+
+
 class Squares(NamedTuple):
     """Decoded images and the files that they come from.
 
     Attributes:
         pixels: uint8 `(B, C, S, S)`.
         files: B paths.
+        cropped: the number of images that were not square.
     """
 
     pixels: Tensor
     files: list[Path]
+    cropped: int
 
 
 def read_squares(files: Iterable[Path], size: int, channels: int, batch_size: int) -> Iterator[Squares]:
@@ -41,13 +55,16 @@ def read_squares(files: Iterable[Path], size: int, channels: int, batch_size: in
     while chunk := list(islice(remaining, batch_size)):
         decoded = [(file, square) for file in chunk if (square := decode_square(file, size, channels)) is not None]
         if decoded:
-            yield Squares(stack_squares([square for _, square in decoded]), [file for file, _ in decoded])
+            squares = [square for _, square in decoded]
+            pixels = stack_squares([square.image for square in squares])
+            yield Squares(pixels, [file for file, _ in decoded], sum(square.cropped for square in squares))
 
 
-def decode_square(file: Path, size: int, channels: int) -> Image.Image | None:
+def decode_square(file: Path, size: int, channels: int) -> Square | None:
     """The image of `file`, see `fit_square`; None and a warning in the log where the file does not decode."""
     try:
-        return fit_square(read_image(file), size, channels)
+        image = read_image(file)
+        return Square(fit_square(image, size, channels), cropped=image.width != image.height)
     except UserError as error:
         log.warning("skipped: %s", error)
         return None

@@ -83,11 +83,12 @@ def test_linked_folders_are_followed_and_loops_end(tmp_path):
     for link, target in (("cat", "elsewhere"), ("kitten", "elsewhere"), ("dog/loop", "root"), ("dog/same", "root/dog")):
         (tmp_path / "root" / link).symlink_to(tmp_path / target, target_is_directory=True)
     (tmp_path / "root/dog/gone.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "root/dog/self.png").symlink_to("self.png")
     (tmp_path / "root/dog/file.png").symlink_to(tmp_path / "elsewhere/0.png")
     found = list_folder(tmp_path / "root")
     wanted = ["cat/0.png", "cat/1.png", "dog/0.png", "dog/file.png", "kitten/0.png", "kitten/1.png"]
     assert names(found.images, tmp_path / "root") == wanted
-    assert left_out(found.skipped, tmp_path / "root") == ["dog/gone.png", "dog/loop", "dog/same"]
+    assert left_out(found.skipped, tmp_path / "root") == ["dog/gone.png", "dog/loop", "dog/same", "dog/self.png"]
 
 
 def test_names_that_are_not_utf_8_are_found_hashed_and_readable(tmp_path):
@@ -167,7 +168,7 @@ def test_every_class_has_a_training_image(tmp_path, holdout):
     found = read_splits(tmp_path, holdout)
     assert len(found.class_names) == 30
     assert {class_folder(file, tmp_path) for file in found.train.files} == set(found.class_names)
-    assert sum("is kept for training" in note for note in found.notes) > 0 or holdout == 0.1
+    assert [note for note in found.notes if "one image of each is used for training" in note] or holdout == 0.1
     assert not set(found.train.files) & set(found.val.files)
 
 
@@ -199,3 +200,23 @@ def test_a_split_without_images_is_refused(tmp_path, split):
     make(tmp_path, "0.png")
     with pytest.raises(UserError, match=f"too few images in .* for the {split} split"):
         find_split(tmp_path, split, 1e-9 if split == "val" else 1 - 1e-9)
+
+
+def test_a_folder_around_the_classes_and_spellings_of_one_class_are_noted(tmp_path):
+    make(tmp_path, "pets/cat/0.png", "pets/Cat/0.png", "pets/dog/0.png")
+    (around,) = read_splits(tmp_path, 1e-9).notes
+    assert around.endswith(f"set data.path={tmp_path / 'pets'}")
+    assert read_splits(tmp_path / "pets", 1e-9).notes == ["classes 'Cat', 'cat' differ only in case"]
+
+
+def test_heif_files_that_cannot_be_read_are_noted(tmp_path, monkeypatch):
+    monkeypatch.setattr("images.folder.SUFFIXES", (".png",))
+    make(tmp_path, "0.png", "IMG_1.HEIC")
+    (note,) = read_splits(tmp_path, 1e-9).notes
+    assert note.startswith("1 HEIF files")
+
+
+def test_a_split_that_is_a_link_to_the_other_is_noted(tmp_path):
+    make(tmp_path, "train/cat/0.png")
+    (tmp_path / "val").symlink_to("train")
+    assert read_splits(tmp_path, 0.1).notes == ["the images of train and val are the same"]

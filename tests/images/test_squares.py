@@ -53,7 +53,7 @@ def test_files_are_decoded_when_their_batch_is_due(tmp_path):
 def test_a_file_that_does_not_decode_is_none(tmp_path):
     save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no image")
-    assert decode_square(tmp_path / "good.png", 4, 1).size == (4, 4)
+    assert decode_square(tmp_path / "good.png", 4, 1).image.size == (4, 4)
     assert decode_square(tmp_path / "bad.png", 4, 1) is None
 
 
@@ -70,3 +70,9 @@ def test_stacked_squares_keep_their_pixels(channels):
     pixels = stack_squares([square, square])
     assert pixels.shape == (2, channels, 4, 4)
     assert np.array_equal(pixels[1].permute(1, 2, 0).squeeze(-1).numpy(), np.asarray(square))
+
+
+def test_images_that_were_not_square_are_counted(tmp_path):
+    for index, size in enumerate([(8, 8), (8, 9), (20, 8)]):
+        save(tmp_path / f"{index}.png", size=size)
+    assert [batch.cropped for batch in read_squares(find_images(tmp_path), 4, 1, batch_size=2)] == [1, 1]
