@@ -21,7 +21,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.errors import ArgumentParser, UserError, run_cli
+from common.errors import ArgumentParser, UserError, printable, run_cli
 from diffusion.settings import SamplingSettings, add_sampling_arguments, given_settings, setting_fields
 
 SAMPLING_ONLY = {"n": "--n", "seed": "--seed"}  # flags of likelihood and samples, beside the sampling options
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
             args.model, args.reference, out, samples=args.n, seed=args.seed, options=options,
             only_reconstruction=args.only is not None, download=not args.no_download,
         )  # fmt: skip
-    print(out)
+    print(printable(out))
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ def evaluate_folder(folder: str, reference: str, out: Path, size: int | None = N
     Raises:
         UserError: images cannot be read, those of `folder` have several sizes, `out` cannot be written.
     """
-    check_report(out)
     sources = find_source(folder), find_source(reference)
+    check_report(out)
     size = choose_size(*sources, size)
     sets = [ReferenceImages(source, size, 3) for source in sources]
     for role, images in zip(("images", "reference"), sets, strict=True):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from common.errors import printable
+
 
 def print_note(text: str) -> None:
     """Print one line, "note: " and `text`, to stderr."""
-    print(f"note: {text}", file=sys.stderr)
+    print(f"note: {printable(text)}", file=sys.stderr)

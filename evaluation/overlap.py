@@ -10,8 +10,9 @@ from common.errors import UserError
 from common.model_dir import read_json
 from evaluation.reference import ReferenceImages
 from evaluation.source import ImageSource, read_data_config, source_of_data
-from images.dataset import DataConfig, ImageFiles, load_images
+from images.dataset import DataConfig, ImageFiles
 from images.folder import TRAIN_FOLDERS, VAL_FOLDERS
+from images.sources import load_images
 
 RUN_CONFIG = "config.yaml"  # which training writes into its output_dir
 

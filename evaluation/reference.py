@@ -14,8 +14,10 @@ from common.errors import UserError
 from evaluation.notes import print_note
 from evaluation.report import Part
 from evaluation.source import EMBEDDED, ImageSource
-from images.dataset import ImageData, load_images
+from images.dataset import ImageData
+from images.sources import load_images
 from images.squares import read_squares
+from images.summary import skipped_lines
 
 EMBEDDED_SIZE = 32  # pixels a side of the embedded digits
 BATCH_IMAGES = 100
@@ -83,9 +85,8 @@ class ReferenceImages:
             f"{role}: {self.source.about}: {self.count} images{named}, "
             f"cropped to squares in the middle and read at {self.size} x {self.size} pixels"
         )
-        if self.source.left_out:
-            reasons = ", ".join(f"{len(paths)} {reason}" for reason, paths in self.source.left_out.items())
-            print_note(f"{role}: not counted: {reasons}")
+        for line in skipped_lines(self.source.left_out, self.source.root):
+            print_note(f"{role}: {line}")
 
     def part(self) -> Part:
         """For the report: which images these are, and how many of them were found, scored and skipped."""
@@ -96,7 +97,7 @@ class ReferenceImages:
             "found": self.count,
             "scored": self.scored,
             "skipped": self.count - self.scored,
-            "not_counted": {reason: len(paths) for reason, paths in self.source.left_out.items()},
+            "left_out": {reason: len(paths) for reason, paths in self.source.left_out.items()},
             "size": self.size,
             "channels": self.channels,
         }

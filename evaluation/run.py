@@ -54,11 +54,10 @@ def evaluate_model(
     Raises:
         UserError: the model or the reference cannot be read, an option does not fit, `out` cannot be written.
     """
+    source, directory = find_source(reference), model_directory(model)
     check_report(out)
-    source = find_source(reference)
     check_images(out, NAMES, source.root if source.data is None else None)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    directory = model_directory(model)
     with_prior = not only_reconstruction and (directory / "prior").exists()
     if not with_prior and (samples is not None or seed is not None or options):
         raise UserError("number, seed and options of samples need a prior, which is not scored here: leave them out")
@@ -73,7 +72,7 @@ def evaluate_model(
     if trained:
         print_note(
             f"{trained} of the {images.count} reference images are training images of this model, which makes its scores "
-            f"better than those of new images: give {directory / 'config.yaml'} as the reference for the others alone"
+            f"better than those of new images: give the config.yaml of its run, or FOLDER:val, as the reference"
         )
     if generator is None and not only_reconstruction:
         log.warning("%s holds no prior: only reconstruction is scored", model)

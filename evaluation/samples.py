@@ -75,6 +75,7 @@ def score_samples(
     distance = distance_with_bar(torch.cat(features), reference_features, extractor.name)
     return (
         frechet_part(distance, extractor.name, count, reference, len(reference_features))
+        | {"classes": "all, equally often" if labels else "none"}
         | {"network_calls": torch.cat(calls).mean().item(), "seed": seed}
         | asdict(settings)
     )

@@ -87,7 +87,7 @@ def source_of_data(config: DataConfig, split: SplitName, name: str) -> ImageSour
     """The images of a training configuration's split. Raises UserError where there are none."""
     if config.source != "folder":
         return ImageSource(name, f"{LONG[split]} split of {config.source}", split, data=config)
-    root = Path(os.path.expanduser(config.path))
+    root = Path(config.path)
     if not config.path or not root.is_dir():
         raise UserError(
             f"{name} names no folder of images (data.path is '{config.path}'): give the config.yaml of the run, or FOLDER:val"

@@ -82,7 +82,7 @@ def test_a_damaged_first_file_is_skipped_and_counted(tmp_path, reference, capsys
     (images / "._1.png").write_bytes(b"hidden")
     found = run(images, reference, tmp_path / "r.json")["data"]["images"]
     assert (found["found"], found["scored"], found["skipped"]) == (4, 3, 1)
-    assert sum(found["not_counted"].values()) == 1
+    assert sum(found["left_out"].values()) == 1
     before_work = capsys.readouterr().err.partition("read and score")[0]
     assert f"images: all images of {images}: 4 images" in before_work
     assert "reference: all images of" in before_work

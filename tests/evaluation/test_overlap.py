@@ -6,8 +6,9 @@ import pytest
 from evaluation.overlap import count_training_images
 from evaluation.reference import ReferenceImages
 from evaluation.source import find_source
-from images.dataset import DataConfig, load_images
+from images.dataset import DataConfig
 from images.folder import find_split
+from images.sources import load_images
 from tests.evaluation.test_source import save, write_config
 
 

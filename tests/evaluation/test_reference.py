@@ -86,7 +86,7 @@ def test_what_was_found_scored_and_skipped_is_counted(tmp_path, capsys):
     assert "1 of 5 images" in capsys.readouterr().err
     part = images.part()
     assert (part["found"], part["scored"], part["skipped"]) == (5, 4, 1)
-    assert part["not_counted"] == {"hidden or system files and folders": 1}
+    assert part["left_out"] == {"hidden or system files and folders": 1}
     assert (part["split"], part["size"], part["channels"]) == ("all", 8, 3)
 
 

@@ -83,12 +83,14 @@ def test_samples_are_scored_in_batches_over_all_classes(monkeypatch, capsys):
     assert report["reference_images"] == 7
     assert report["num_inference_steps"] == 5
     assert report["seed"] == 3
+    assert report["classes"] == "all, equally often"
 
 
 def test_a_model_without_classes_is_sampled_without_labels():
     generator = FakeGenerator(class_names=())
-    score_samples(generator, SamplingSettings(), 2, 0, FakeExtractor(), "folder", torch.rand(3, 3))
+    report = score_samples(generator, SamplingSettings(), 2, 0, FakeExtractor(), "folder", torch.rand(3, 3))
     assert generator.calls[0].labels is None
+    assert report["classes"] == "none"
 
 
 def test_the_bar_moves_with_every_step_of_a_batch():
