@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -238,7 +238,13 @@ class Prior(nn.Module):
         return (entropy.flatten(1).mean(1) * dsigma).mean()
 
     def likelihood(
-        self, codes: Tensor, labels: Tensor, generator: torch.Generator, points: int = 16, batch_size: int = 100
+        self,
+        codes: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        points: int = 16,
+        batch_size: int = 100,
+        progress: Callable[[int], object] | None = None,
     ) -> Bound:
         """Upper bound on -ln p(codes | label), in nats a code (SEDD, arXiv 2310.16834, theorem 3.6).
 
@@ -246,11 +252,12 @@ class Prior(nn.Module):
             codes: clean codes `(N, h, w)` in [0, K); labels: `(N,)` in [0, C], C and -1 are no class.
             generator: a CPU generator.
             points: strata of the noise level; every image is used once in each.
+            progress: called after each network call with its number of noised images; N times `points` in all.
         """
         labels = torch.where(labels < 0, self.no_class, labels)
         codes = split_codes(codes, self.groups, self.vocab_size)
         bound = likelihood_bound(
-            self.network, self.graph, codes, labels, generator, points, batch_size, self.raw_score
+            self.network, self.graph, codes, labels, generator, points, batch_size, self.raw_score, progress=progress
         )  # in nats a sub-code
         return Bound(bound.nats * self.groups, bound.standard_error * self.groups)
 

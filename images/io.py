@@ -56,6 +56,17 @@ def read_image(path: str | Path) -> Image.Image:
         raise UserError(f"{path} does not decode ({error}): save it again as PNG") from error
 
 
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in pixels from an image's header, before any rotation. Raises UserError as `read_image`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                return image.size
+    except (*DAMAGED, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not an image that can be read ({error}): give a PNG or JPEG file") from error
+
+
 def check_writable(path: str | Path, suffix: str = ".png") -> None:
     """Check that a file with the name `path` can be written; missing parent folders are created.
 
