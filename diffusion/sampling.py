@@ -96,6 +96,7 @@ class SamplerState:
             random numbers depend neither on its batch nor on the device.
         settings: steps, time spacing, guidance, temperature and top-p are read here; sampler and its options by the caller.
         projection: puts known codes back, before every network call and at the end.
+        on_call: called after every prediction of the network, also where all samples reuse the cached one.
         callback: called after every step; codes that it returns replace the state.
         time_free: whether the prediction depends on the codes alone. Then unchanged samples reuse the cached prediction
             (RADD, arXiv 2406.03736, section 3.3), and the batch is compacted to the changed ones.
@@ -120,6 +121,7 @@ class SamplerState:
     settings: SamplingSettings
     device: torch.device | str = "cpu"
     projection: Projection | None = None
+    on_call: Callable[[], object] | None = None
     callback: StepCallback | None = None
     time_free: bool = False
     origin: Tensor | None = None
@@ -186,6 +188,8 @@ class SamplerState:
                 self._prediction = self._prediction.index_copy(1, changed, prediction)
             self._seen = self.codes
             self.network_calls[changed.cpu()] += 1
+        if self.on_call is not None:
+            self.on_call()
         assert self._prediction is not None
         return self._prediction
 
