@@ -58,7 +58,7 @@ def score_samples(
         extractor: the network of `reference_features`.
         reference: name or folder of the reference images.
     """
-    labels = list(range(len(generator.class_names))) or None
+    labels = list(range(len(generator.class_names))) or [generator.classes.no_class]
     features, calls = [], []
     steps = settings.num_inference_steps
     with tqdm(total=count * steps, desc=f"sample {count} images", unit="step") as bar:
@@ -75,7 +75,7 @@ def score_samples(
     distance = distance_with_bar(torch.cat(features), reference_features, extractor.name)
     return (
         frechet_part(distance, extractor.name, count, reference, len(reference_features))
-        | {"classes": "all, equally often" if labels else "none"}
+        | {"classes": "all, equally often" if generator.class_names else "none"}
         | {"network_calls": torch.cat(calls).mean().item(), "seed": seed}
         | asdict(settings)
     )
