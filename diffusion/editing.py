@@ -50,8 +50,8 @@ class ImageEditing(CodeGenerator):
         """As `settings`, for `inpaint` and `outpaint`. Raises UserError.
 
         On the uniform graph a plain sampler does not converge to the distribution of the hidden codes given the known
-        ones. There predictor_corrector with INPAINTING_CORRECTIONS is the default, unless `base`, `options` or the model's generation defaults name
-        a sampler (other than the one that SamplingSettings has). It calls the network 13 times a step.
+        ones. There predictor_corrector with INPAINTING_CORRECTIONS is the default, 13 network calls a step, unless
+        `base`, `options` or the model's generation defaults name a sampler (defaults: another one than SamplingSettings').
         """
         chosen = base is not None or "sampler" in options or self.defaults.sampler != SamplingSettings().sampler
         if not chosen and not self.prior.graph.is_masked:
