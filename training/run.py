@@ -42,7 +42,7 @@ class RunConfig:
 
 def run(stage: str, path: str, overrides: Sequence[str]) -> None:
     """Run one of `STAGES` with the configuration at `path`. Raises UserError and Interrupted."""
-    config = load_config(RunConfig, path, overrides)
+    config = load_config(RunConfig, path, overrides, required="" if stage == "encode" else stage)
     # One process writes: of two that rename the same temporary file, the second would not find it.
     if os.environ.get("RANK", "0") == "0":
         write_text(Path(config.output_dir) / "config.yaml", to_yaml(config))
