@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.scalars import PARSERS, Scalar
 from diffusion.forward_process import Transition
 from diffusion.graph import Graph, per_position
 from diffusion.halton import halton_order
@@ -27,7 +28,6 @@ from diffusion.sampling import (
     sample_transition,
     unmask,
 )
-from diffusion.settings import OptionValue
 from diffusion.transitions import (
     euler_transition,
     extrapolated_rates,
@@ -314,7 +314,7 @@ def samplers_for(graph: Graph) -> list[str]:
     return [name for name in SAMPLERS if graph.is_masked or name not in NEEDS_MASK]
 
 
-def get_sampler(name: str, options: Mapping[str, OptionValue], graph: Graph) -> partial[None]:
+def get_sampler(name: str, options: Mapping[str, Scalar], graph: Graph) -> partial[None]:
     """The sampler called `name` with its `options`, which may be texts.
 
     Raises:
@@ -330,21 +330,21 @@ def get_sampler(name: str, options: Mapping[str, OptionValue], graph: Graph) -> 
     return partial(SAMPLERS[name], **parse_options(name, options))
 
 
-def sampler_options(name: str) -> dict[str, OptionValue]:
+def sampler_options(name: str) -> dict[str, Scalar]:
     """The options of sampler `name` and their defaults."""
     parameters = inspect.signature(SAMPLERS[name]).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
-def parse_options(name: str, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
+def parse_options(name: str, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Options of sampler `name`, each in its default's type. Raises UserError for unknown ones and wrong types."""
     known = sampler_options(name)
-    parsed: dict[str, OptionValue] = {}
+    parsed: dict[str, Scalar] = {}
     for key, value in given.items():
         if key not in known:
             raise UserError(f"sampler '{name}' has no option '{key}': it has {', '.join(known) or 'none'}")
         try:
-            parsed[key] = type(known[key])(value)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"option {key} of sampler '{name}' wants a number, got '{value}'") from error
+            parsed[key] = PARSERS[type(known[key])](str(value))
+        except ValueError as error:
+            raise UserError(f"option {key} of sampler '{name}' {error}") from error
     return parsed
