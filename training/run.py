@@ -56,6 +56,9 @@ def train_tokenizer(config: RunConfig) -> None:
     set_seed(config.seed)
     images, validation = (load_split(config.data, split, accelerator) for split in ("train", "val"))
     stage = TokenizerStage(config.tokenizer, config.data, accelerator)
+    quantizer = config.tokenizer.quantizer
+    if quantizer.kind == "fsq":  # the levels may have been chosen, and the codebook size with them
+        accelerator.print(f"tokenizer: fsq with levels {quantizer.levels}, {quantizer.codebook_size} codes")
     data = StageData(
         train=images,
         val=validation,

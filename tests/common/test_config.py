@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from diffusion.prior import PriorConfig
 from diffusion.settings import SamplingSettings
 from images.dataset import DataConfig
 from training.run import RunConfig
+from vq.autoencoder import ARCHITECTURES
+from vq.quantizer import KINDS as QUANTIZERS
 
 MNIST = Path("configs/mnist.yaml")
 
@@ -90,3 +93,35 @@ def test_missing_and_broken_files(tmp_path):
     (tmp_path / "broken.yaml").write_text("a: [1, 2")
     with pytest.raises(UserError, match="YAML"):
         load_config(RunConfig, tmp_path / "broken.yaml")
+
+
+# Each of these alone changes one key of a configuration; what does not fit names a key and a value that does.
+ALONE = [
+    *(f"tokenizer.quantizer.kind={kind}" for kind in QUANTIZERS),
+    *(f"tokenizer.architecture={architecture}" for architecture in ARCHITECTURES),
+    *(f"tokenizer.downsample={downsample}" for downsample in (2, 8, 16)),
+    *(f"prior.heads={heads}" for heads in (1, 5, 7)),
+    "prior.graph=uniform", "prior.parametrization=score", "prior.loss=lambda_dce", "prior.loss=cross_entropy",
+    "prior.width=100", "tokenizer.width=20", "tokenizer.multipliers=[]", "tokenizer.multipliers=[1]",
+    "tokenizer.latent_channels=4", "tokenizer.quantizer.codebook_size=1000", "tokenizer.quantizer.groups=2",
+    "tokenizer.quantizer.groups=5", "tokenizer.quantizer.levels=[8,5]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("override", ALONE)
+@pytest.mark.parametrize("name", ["mnist", "emoji64-f8", "imagenet256-lfq"])
+def test_one_override_fits_or_the_message_gives_one_that_does(name, override):
+    path = Path(f"configs/{name}.yaml")
+    try:
+        load_config(RunConfig, path, [override])
+    except UserError as error:
+        fitting = re.search(r"set ((\S+)=\S+)", str(error))
+        assert fitting, error
+        changed = [fitting[1]] if fitting[2] == override.partition("=")[0] else [override, fitting[1]]
+        load_config(RunConfig, path, changed)
+
+
+@pytest.mark.parametrize("name", ["mnist", "emoji64-f8"])
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_every_kind_of_quantizer_fits_alone(name, kind):
+    load_config(RunConfig, f"configs/{name}.yaml", [f"tokenizer.quantizer.kind={kind}"])
