@@ -77,8 +77,12 @@ class PriorConfig:
         for name in ("width", "depth", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.width % (4 * self.heads):
-            raise ValueError(f"width must be a multiple of 4 x heads = {4 * self.heads}, got {self.width}")
+        unit = 4 * self.heads
+        if self.width % unit:
+            raise ValueError(
+                f"width must be a multiple of 4 x heads = {unit}, got {self.width}: "
+                f"set prior.width={-(-self.width // unit) * unit} or other heads"
+            )
         for name in ("dropout", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")

@@ -8,7 +8,6 @@ graphs; those that need the mask state of the absorbing graph are in unmasking.p
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -16,10 +15,11 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.scalars import PARSERS, Scalar
 from diffusion.forward_process import Transition
 from diffusion.graph import Graph
 from diffusion.sampling import SamplerState, guided_transition, sample_transition
-from diffusion.settings import OptionValue, SamplingSettings
+from diffusion.settings import SamplingSettings
 from diffusion.transitions import (
     euler_transition,
     extrapolated_rates,
@@ -179,7 +179,7 @@ def planned_calls(settings: SamplingSettings, steps: int | None = None) -> int:
     return {"theta_trapezoidal": 2 * steps - 1, "informed_corrector": 2 * steps}.get(name, steps)
 
 
-def get_sampler(name: str, options: Mapping[str, OptionValue], graph: Graph) -> partial[None]:
+def get_sampler(name: str, options: Mapping[str, Scalar], graph: Graph) -> partial[None]:
     """The sampler called `name` with its `options`, which may be texts.
 
     Raises:
@@ -195,26 +195,21 @@ def get_sampler(name: str, options: Mapping[str, OptionValue], graph: Graph) -> 
     return partial(SAMPLERS[name], **parse_options(name, options))
 
 
-def sampler_options(name: str) -> dict[str, OptionValue]:
+def sampler_options(name: str) -> dict[str, Scalar]:
     """The options of sampler `name` and their defaults."""
     parameters = inspect.signature(SAMPLERS[name]).parameters.values()
     return {parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
 
-def parse_options(name: str, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:
+def parse_options(name: str, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Options of sampler `name`, each in its default's type. Raises UserError for unknown ones and wrong types."""
     known = sampler_options(name)
-    parsed: dict[str, OptionValue] = {}
+    parsed: dict[str, Scalar] = {}
     for key, value in given.items():
         if key not in known:
             raise UserError(f"sampler '{name}' has no option '{key}': it has {', '.join(known) or 'none'}")
-        kind = type(known[key])
         try:
-            parsed[key] = kind(value)
-            usable = kind is str or (math.isfinite(float(value)) and float(value) == float(parsed[key]))
-        except (TypeError, ValueError, OverflowError):
-            usable = False
-        if not usable:
-            whole = "whole " if kind is int else ""
-            raise UserError(f"option {key} of sampler '{name}' wants a {whole}number, got '{value}'")
+            parsed[key] = PARSERS[type(known[key])](str(value))
+        except ValueError as error:
+            raise UserError(f"option {key} of sampler '{name}' {error}") from error
     return parsed

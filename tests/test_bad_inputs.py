@@ -28,6 +28,8 @@ CASES = [
     ("unknown key", "train", "prior CONFIG prior.widht=3", "prior.width"),
     ("wrong type", "train", "prior CONFIG prior.width=wide", "prior.width"),
     ("section that is none", "train", "prior --config TMP/flat.yaml", "flat.yaml"),
+    ("no section for the stage", "train", "prior --config TMP/only.yaml output_dir=RUN", "no section 'prior'"),
+    ("key given twice", "train", "prior --config TMP/twice.yaml", "line 2: key 'seed' stands twice"),
     ("no configuration", "train", "prior --config none.yaml", "none.yaml"),
     ("no images", "train", "tokenizer CONFIG output_dir=TMP/run data.source=folder data.path=TMP/empty", "no images"),
     ("no folder", "train", "tokenizer CONFIG output_dir=TMP/run data.source=folder data.path=nowhere", "nowhere"),
@@ -109,6 +111,8 @@ def inputs(tiny_run, tmp_path_factory):
     (tmp / "broken.png").write_bytes(b"\x89PNG nothing")
     (tmp / "empty").mkdir()
     (tmp / "flat.yaml").write_text("prior: 3\n")
+    (tmp / "only.yaml").write_text("tokenizer:\n  width: 8\n")
+    (tmp / "twice.yaml").write_text("seed: 1\nseed: 2\n")
     (tmp / "half").mkdir()
     (tmp / "half/tokenizer").symlink_to(tiny_run / "tokenizer")
     (tmp / "locked.png").mkdir()

@@ -50,7 +50,7 @@ class RunConfig:
 
 def run(stage: str, path: str, overrides: Sequence[str]) -> None:
     """Run one of `STAGES` with the configuration at `path`. Raises UserError and Interrupted."""
-    config = load_config(RunConfig, path, overrides)
+    config = load_config(RunConfig, path, overrides, required="" if stage == "encode" else stage)
     # One process writes: of two that rename the same temporary file, the second would not find it.
     if os.environ.get("RANK", "0") == "0":
         write_text(Path(config.output_dir) / "config.yaml", to_yaml(config))
@@ -64,6 +64,9 @@ def train_tokenizer(config: RunConfig) -> None:
     set_seed(config.seed)
     images, validation = load_splits(show_source(config.data, accelerator), accelerator)
     stage = TokenizerStage(config.tokenizer, config.data, accelerator)
+    quantizer = config.tokenizer.quantizer
+    if quantizer.kind == "fsq":  # the levels may have been chosen, and the codebook size with them
+        accelerator.print(f"tokenizer: fsq with levels {quantizer.levels}, {quantizer.codebook_size} codes")
     data = StageData(
         train=images,
         val=validation,

@@ -47,22 +47,25 @@ class TokenizerConfig:
             )
         if self.downsample < 2 or math.log2(self.downsample) % 1:
             raise ValueError(f"tokenizer.downsample must be 2, 4, 8, ..., got {self.downsample}")
-        if len(self.multipliers) != math.log2(self.downsample) + 1:
+        levels = int(math.log2(self.downsample)) + 1
+        if not self.multipliers or len(self.multipliers) != levels:
+            fitting = [*self.multipliers, *(self.multipliers or [1])[-1:] * levels][:levels]
+            value = f"[{','.join(map(str, fitting))}]"  # without spaces, which a shell would split
             raise ValueError(
-                f"tokenizer.multipliers needs {int(math.log2(self.downsample)) + 1} numbers for downsample "
-                f"{self.downsample}, got {self.multipliers}"
+                f"tokenizer.multipliers needs {levels} numbers for downsample {self.downsample}, got {self.multipliers}: "
+                f"set tokenizer.multipliers={value}"
             )
         if self.width < 1 or self.blocks < 1 or min(self.multipliers) < 1 or self.latent_channels < 0:
             raise ValueError("tokenizer.width, blocks and multipliers must be at least 1, latent_channels at least 0")
         architecture = ARCHITECTURES[self.architecture]
         if self.latent_channels and not architecture.projections:
             raise ValueError(
-                f"tokenizer.latent_channels is for taming and amused: leave it out with {self.architecture}"
+                f"tokenizer.latent_channels is for taming and amused: set tokenizer.latent_channels=0 with {self.architecture}"
             )
         if architecture.norm_groups and self.width % architecture.norm_groups:
             raise ValueError(
                 f"tokenizer.width must be a multiple of {architecture.norm_groups} with {self.architecture}, "
-                f"got {self.width}"
+                f"got {self.width}: set tokenizer.width={-(-self.width // architecture.norm_groups) * architecture.norm_groups}"
             )
 
 
