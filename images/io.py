@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from common.errors import UserError
 from common.files import replace_file
+from images.bounded import check_exif, open_bounded
 from images.modes import usual_mode
 
 # PostScript is left out: Pillow runs Ghostscript on such files, which executes the programs in them.
@@ -34,15 +35,14 @@ def read_image(path: str | Path) -> Image.Image:
     The mode is one of Pillow's 8-bit modes or "I;16", see `images.modes.usual_mode`.
 
     Raises:
-        UserError: the file is missing, damaged or in Lab colours, or the image has more than MAX_PIXELS pixels.
+        UserError: the file is missing, damaged or in Lab colours, the image has more than MAX_PIXELS pixels, or the file
+            breaks the limits of `images.bounded`.
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            raise UserError(f"no image {path}: {'it is a folder; name a file' if path.is_dir() else 'check the path'}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is lower than Pillow's limit
-            with Image.open(path, formats=FORMATS) as image:
+            with open_bounded(path, FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UserError(
                         f"{path} is {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million: "
@@ -51,6 +51,7 @@ def read_image(path: str | Path) -> Image.Image:
                 if image.mode == "LAB":  # Pillow cannot convert it to RGB
                     raise UserError(f"{path} is in Lab colours: save it again as an RGB image, such as PNG")
                 image.load()
+                check_exif(image, path)
                 return usual_mode(ImageOps.exif_transpose(image.copy()))
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not an image that can be read ({error}): give a PNG or JPEG file") from error
