@@ -16,7 +16,7 @@ from diffusion.prior import Prior
 from diffusion.sampler import NEEDS_MASK, SAMPLERS, sampler_options, samplers_for
 from diffusion.settings import SamplingSettings, SettingValue, given_settings, setting_fields
 from generation.grid import grid
-from generation.output import check_outputs, write_variants
+from generation.output import check_outputs, check_overwrites, write_variants
 from images.convert import to_pil, to_tensor
 from images.io import check_writable, read_image, save_gif, save_png
 from images.mask import image_mask
@@ -89,6 +89,7 @@ def morph(args: Namespace) -> None:
 
 def reconstruct(args: Namespace) -> None:
     """Encode an image and decode it again; a large one in tiles. Its alpha channel is kept."""
+    check_overwrites(args)
     check_writable(args.out)
     image = read_image(args.image)
     if image.width * image.height > RECONSTRUCTED_PIXELS:

@@ -25,7 +25,7 @@ from diffusion.dataset import codes_key
 from diffusion.pipeline import ImageGenerator
 from diffusion.request import SampledCodes
 from diffusion.settings import given_settings
-from generation.output import image_metadata, numbered, print_settings
+from generation.output import check_overwrites, image_metadata, numbered, print_settings
 from images.grid import image_grid
 from images.io import check_writable, read_image, save_gif, save_png
 
@@ -93,9 +93,7 @@ def check_arguments(args: Namespace, world: int) -> None:
         raise UserError(
             f"more than {GRID_IMAGES} images, or several processes, need a folder: give --images-dir FOLDER"
         )
-    inside = args.out and args.images_dir and args.out.parent.resolve() == args.images_dir.resolve()
-    if inside and args.out.stem.isdecimal():
-        raise UserError(f"--out {args.out} is the name of one of the images in --images-dir: choose another")
+    check_overwrites(args)
     if args.out:
         check_writable(args.out)
     if args.trajectory:

@@ -10,6 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from common.errors import UserError
+from common.files import check_separate
+from common.model_dir import protected_folders
 from diffusion.settings import SamplingSettings
 from images.grid import image_grid
 from images.io import check_writable, save_png
@@ -24,14 +26,34 @@ def check_outputs(args: Namespace, suffix: str = ".png") -> None:
     """Raise UserError, before anything is computed, for a number of images or an output path that is not possible."""
     if args.n < 1:
         raise UserError(f"--n must be at least 1, got {args.n}")
+    check_overwrites(args)
     check_writable(args.out, suffix)
     if args.images_dir:
         check_writable(numbered(args.images_dir, 0))
 
 
+def check_overwrites(args: Namespace) -> None:
+    """Raise UserError where a command would overwrite an image that it reads, a part of the model, or its own output."""
+    given = vars(args)
+    outputs = [(f"--{name}", given[name]) for name in ("out", "trajectory") if given.get(name)]
+    inputs = [(f"--{name}", given[name]) for name in ("image", "mask", "other") if given.get(name)]
+    if folder := given.get("images_dir"):
+        if args.out and args.out.parent.resolve() == folder.resolve() and args.out.stem.isdecimal():
+            raise UserError(f"--out {args.out} is the name of one of the images in --images-dir: choose another")
+        outputs.append(("--images-dir", numbered(folder, 0)))
+        if inputs:  # a file that is read exists, so only existing files can be it
+            outputs += [("--images-dir", file) for file in folder.glob("*.png") if is_numbered(file, args.n)]
+    check_separate(list(dict.fromkeys(outputs)), [*inputs, *protected_folders(args.model)])
+
+
 def numbered(folder: Path, index: int) -> Path:
     """The file of image `index` in `--images-dir`."""
     return folder / f"{index:06d}.png"
+
+
+def is_numbered(file: Path, count: int) -> bool:
+    """Whether `file` is that of one of the first `count` images."""
+    return file.stem.isdecimal() and int(file.stem) < count and file == numbered(file.parent, int(file.stem))
 
 
 def image_metadata(args: Namespace, settings: SamplingSettings) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from common.errors import UserError
-from common.files import replace_file
+from common.files import check_replaceable, replace_file
 from images.bounded import check_exif, open_bounded
 from images.modes import usual_mode
 
@@ -63,14 +63,14 @@ def check_writable(path: str | Path, suffix: str = ".png") -> None:
     """Check that a file with the name `path` can be written; missing parent folders are created.
 
     Raises:
-        UserError: the name does not end in `suffix`, it is a folder, or its folder cannot be created or written to.
+        UserError: the name does not end in `suffix`, a folder or device has it, or its folder cannot be created or written
+            to.
         OSError: the operating system refuses the name; `common.errors.run_cli` prints it in one line.
     """
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise UserError(f"cannot write {path}: the format is {suffix[1:].upper()}; give a name that ends in {suffix}")
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder; name a file")
+    check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

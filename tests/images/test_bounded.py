@@ -202,5 +202,5 @@ def test_a_file_without_permission_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr("images.bounded.io.FileIO", refuse)
-    with pytest.raises(UserError, match="cannot read .*a.png: Permission denied; check its permissions"):
+    with pytest.raises(UserError, match=r"cannot read .*a\.png: Permission denied; check its permissions"):
         read_image(tmp_path / "a.png")
