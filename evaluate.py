@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import ArgumentParser, UserError, run_cli
+from common.errors import ArgumentParser, UserError, printable, run_cli
 from diffusion.settings import add_sampling_arguments, given_settings
 
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
             args.model, args.reference, args.out, samples=args.n, seed=args.seed, options=options,
             only_reconstruction=args.only is not None, download=not args.no_download,
         )  # fmt: skip
-    print(args.out)
+    print(printable(args.out))
 
 
 if __name__ == "__main__":

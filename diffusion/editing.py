@@ -6,6 +6,7 @@ pixel lies in is sampled, and results are pasted back under the mask alone.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, overload
@@ -27,9 +28,10 @@ from diffusion.request import (
     SampledCodes,
 )
 from images.convert import Array, ImageInput, OutputType, as_pil, to_output
-from images.mask import Box, image_mask
+from images.mask import Box, image_mask, mask_doubt
 from images.region import Region, crop_region, extend_canvas, paste_region, region_around
 
+log = logging.getLogger(__name__)
 Images = list[Image.Image] | Array | Tensor
 
 
@@ -103,14 +105,16 @@ class ImageEditing(ABC):
     ) -> Images:
         """Repaint where `mask_image` is white (128 and above) or in `boxes`; all other pixels come back identical.
 
+        Repainted pixels become opaque. A mask that may be meant otherwise is named in the log, see
+        `images.mask.mask_doubt`.
+
         Works in a window of the model's size around the mask at the image's own resolution, or in sliding windows where
         the mask is larger, and pastes the hidden pixels back.
 
         Args:
             image, mask_image: PIL, or arrays `(H, W[, C])` and tensors `(C, H, W)`: uint8, or floats in [0, 1].
             n: number of variants.
-            boxes: (left, top, right, bottom) in pixels. Without boxes and mask, transparent pixels are repainted, and
-                become opaque.
+            boxes: (left, top, right, bottom) in pixels. Without boxes and mask, transparent pixels are repainted.
             margin: codes around the mask that are sampled again, for a better fit; their pixels outside it are kept.
             feather: blend width: pixels inside the mask over which its colours approach those of the nearest kept pixel.
             fit: scale a square around the mask, as large as the image allows, to the model's size, instead of working at
@@ -128,10 +132,12 @@ class ImageEditing(ABC):
         """
         request = self.request(n, class_labels, output_type, options)
         pixels = as_pil(image)
-        mask = image_mask(pixels, None if mask_image is None else as_pil(mask_image), boxes)
+        mask_pixels = None if mask_image is None else as_pil(mask_image)
+        mask = image_mask(pixels, mask_pixels, boxes)
+        if mask_pixels is not None and (doubt := mask_doubt(mask_pixels)):
+            log.warning(doubt)
         region = region_around(mask, self.tokenizer.image_size, self.tokenizer.downsample, fit)
-        opaque = mask_image is None and not boxes
-        painted = self._repaint(request, pixels, mask, region, margin, feather, opaque)
+        painted = self._repaint(request, pixels, mask, region, margin, feather)
         return to_output(painted, output_type)
 
     @overload
@@ -190,7 +196,7 @@ class ImageEditing(ABC):
         region = Region((*begin, begin[0] + sides[0], begin[1] + sides[1]), (sides[1], sides[0]))
         if sides[0] * sides[1] > MAX_CODES * step**2:  # of a large image, only the part around the added pixels
             region = region_around(mask, size, step)
-        painted = self._repaint(request, canvas, mask, region, margin, feather, True, beyond=True)
+        painted = self._repaint(request, canvas, mask, region, margin, feather, beyond=True)
         return to_output(painted, output_type)
 
     def _repaint(
@@ -201,7 +207,6 @@ class ImageEditing(ABC):
         region: Region,
         margin: int,
         feather: int,
-        opaque: bool,
         beyond: bool = False,
     ) -> list[Image.Image]:
         if margin < 0 or feather < 0:
@@ -218,7 +223,7 @@ class ImageEditing(ABC):
         margin = min(margin, max(known.shape))
         conditioning = Conditioning(grid_of(known), known, mask_to_codes(hidden, step, margin))
         return [
-            paste_region(image, mask, decoded, region, feather, opaque)
+            paste_region(image, mask, decoded, region, feather, opaque=True)
             for sampled in self.sample_batches(request, conditioning)
             for decoded in self.decode(sampled.codes)
         ]

@@ -14,6 +14,7 @@ from common.errors import UserError
 from diffusion.editing import ImageEditing, Images, grid_of
 from diffusion.request import MAX_CODES, ClassLabels, Conditioning, Request, RequestOption, sample_generator
 from images.convert import Array, ImageInput, OutputType, as_pil, to_output
+from images.modes import to_model_mode
 from images.region import Region, crop_region, paste_region, whole_region
 
 
@@ -105,7 +106,7 @@ class ImageVariation(ImageEditing):
 
         In frame i a fraction i / (n - 1) of the codes, always the same ones first, comes from the other image. Noise hits
         a fraction of up to `strength`, most in the middle and none at the ends, and is removed with the same random
-        numbers in every frame.
+        numbers in every frame. The frames have no alpha channel: transparent pixels are white.
 
         Raises:
             UserError: images of two sizes, fewer than two frames, several generators, and as `vary`.
@@ -121,7 +122,7 @@ class ImageVariation(ImageEditing):
             raise UserError(f"strength must lie in (0, 1], got {strength}")
         if n < 2:
             raise UserError(f"a morph has at least two images, got {n}")
-        first, last = as_pil(image), as_pil(other)
+        first, last = (to_model_mode(as_pil(one), self.tokenizer.channels) for one in (image, other))
         if first.size != last.size:
             raise UserError(
                 f"one image is {first.width} x {first.height} and the other {last.width} x {last.height}: "

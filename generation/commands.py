@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from common.errors import UserError
+from common.errors import UserError, print_note, printable
 from common.metrics import psnr
 from diffusion.pipeline import ImageGenerator
 from diffusion.prior import Prior
@@ -19,8 +20,10 @@ from generation.grid import grid
 from generation.output import check_outputs, check_overwrites, write_variants
 from images.convert import to_pil, to_tensor
 from images.io import check_writable, read_image, save_gif, save_png
-from images.mask import image_mask
+from images.mask import image_mask, mask_notes
+from images.modes import flatten_alpha
 from images.region import Region, paste_region
+from vq.tiling import count_tiles
 from vq.tokenizer import Tokenizer
 
 RECONSTRUCTED_PIXELS = 17_000_000  # 4,096 x 4,096 and a little
@@ -37,14 +40,16 @@ def inpaint(args: Namespace) -> None:
     """Repaint where the mask is white, inside the boxes, or where the image is transparent."""
     check_outputs(args)
     image = read_image(args.image)
-    mask = image_mask(image, read_image(args.mask) if args.mask else None, args.box)
+    mask_image = read_image(args.mask) if args.mask else None
+    mask = image_mask(image, mask_image, args.box)
+    for note in mask_notes(image, mask_image, mask):
+        print_note(note)
     generator, settings = load_generator(args)
     size = generator.tokenizer.image_size
     if args.fit or min(image.size) < size:
-        print(
-            f"note: {args.image} is {image.width} x {image.height} and the model works at {size} x {size}: the repainted "
-            "part is sampled at that size and scaled; all other pixels are untouched",
-            file=sys.stderr,
+        print_note(
+            f"{args.image} is {image.width} x {image.height} and the model works at {size} x {size}: the repainted "
+            "part is sampled at that size and scaled; all other pixels are untouched"
         )
     variants = generator.inpaint(
         image, mask if args.mask or args.box else None, args.n, args.label, margin=args.margin,
@@ -84,7 +89,7 @@ def morph(args: Namespace) -> None:
     write_variants(args, settings, [], frames, strip=not animated)
     if animated:
         save_gif(frames, args.out, milliseconds=200, last=1000)
-        print(args.out)
+        print(printable(args.out))
 
 
 def reconstruct(args: Namespace) -> None:
@@ -98,13 +103,16 @@ def reconstruct(args: Namespace) -> None:
             "make it smaller"
         )
     tokenizer = Tokenizer.from_pretrained(args.model)
-    pixels = to_tensor(image, tokenizer.channels)[None]
-    decoded = tokenizer.reconstruct(pixels, tile=args.tile if max(image.size) > args.tile else 0)
+    pixels = to_tensor(flatten_alpha(image), tokenizer.channels)[None]
+    tile = args.tile if max(image.size) > args.tile else 0
+    tiles = count_tiles(image.height, image.width, tokenizer.downsample, tile) if tile else 0
+    with tqdm(total=2 * tiles, desc="encode and decode", unit="tile", disable=not tiles) as bar:
+        decoded = tokenizer.reconstruct(pixels, tile=tile, on_tile=bar.update)
     everywhere = np.ones((image.height, image.width), dtype=bool)
     region = Region((0, 0, image.width, image.height), (image.height, image.width))
     save_png(paste_region(image, everywhere, to_pil(decoded)[0], region), args.out, {"model": args.model.name})
     print(f"PSNR {psnr(decoded, pixels).item():.2f} dB", file=sys.stderr)
-    print(args.out)
+    print(printable(args.out))
 
 
 def app(args: Namespace) -> None:
@@ -120,7 +128,7 @@ def samplers(args: Namespace) -> None:
     if args.model is not None:
         prior = Prior.from_pretrained(args.model)
         names = samplers_for(prior.graph)
-        print(f"generation defaults of {args.model}:")
+        print(f"generation defaults of {printable(args.model)}:")
         for field in setting_fields(type(prior.generation)):
             print(f"  {field.flags[0]:20} {option_text(getattr(prior.generation, field.name))}")
     for name in names:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from common.errors import UserError
+from common.errors import UserError, print_note, printable
 from common.files import write_text
 from common.model_dir import PARTS, model_directory
 from diffusion.dataset import codes_key
@@ -127,16 +126,16 @@ def write_grid(
     columns = labels if labels > 1 else math.ceil(math.sqrt(min(args.n, GRID_IMAGES)))
     if args.trajectory:
         save_gif(trajectory.frames(generator, columns), args.trajectory)
-        print(args.trajectory)
+        print(printable(args.trajectory))
     if args.out:
         if args.images_dir:
             shown = [read_image(numbered(args.images_dir, i)) for i in range(min(args.n, GRID_IMAGES))]
             if args.n > len(shown):
-                print(f"note: the grid shows the first {len(shown)} of {args.n} images", file=sys.stderr)
+                print_note(f"the grid shows the first {len(shown)} of {args.n} images")
         save_png(image_grid(shown, min(columns, len(shown))), args.out, dict(about))
-        print(args.out)
+        print(printable(args.out))
     if args.images_dir:
-        print(args.images_dir)
+        print(printable(args.images_dir))
 
 
 class Trajectory:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from common.errors import UserError
+from common.errors import UserError, print_note, printable
 from common.files import check_separate
 from common.model_dir import protected_folders
 from diffusion.settings import SamplingSettings
@@ -89,10 +89,11 @@ def write_variants(
         save_png(images[0], args.out, metadata)
     else:
         if max(images[0].size) > CELL_PIXELS:
-            print(
-                f"note: the strip shows images at up to {CELL_PIXELS} pixels a side; --images-dir writes each as it is",
-                file=sys.stderr,
+            print_note(
+                f"the strip shows images at up to {CELL_PIXELS} pixels a side; --images-dir writes each as it is"
             )
+        if images[0].mode.endswith("A"):
+            print_note("the strip shows images over white; --images-dir writes each with its alpha channel")
         channels = 1 if images[0].mode in ("L", "I;16") else 3
         cells = []
         for image in (*before, *images):
@@ -100,4 +101,4 @@ def write_variants(
             cell.thumbnail((CELL_PIXELS, CELL_PIXELS))
             cells.append(cell)
         save_png(image_grid(cells, len(cells)), args.out, metadata)
-    print(args.out)
+    print(printable(args.out))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from common.errors import UserError
+from common.errors import UserError, printable
 from common.files import check_replaceable, replace_file
 from images.bounded import check_exif, open_bounded
 from images.modes import usual_mode
@@ -88,7 +88,7 @@ def save_png(image: Image.Image, path: str | Path, metadata: Mapping[str, str] |
     check_writable(path)
     info = PngImagePlugin.PngInfo()
     for key, value in (metadata or {}).items():
-        info.add_text(key, value)
+        info.add_text(key, printable(value))  # class names may contain bytes that PNG text cannot
     level = 6 if image.width * image.height <= FAST_PIXELS else 1
     replace_file(Path(path), lambda part: image.save(part, format="PNG", pnginfo=info, compress_level=level))
 
