@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from app.status import note
 from common.errors import UserError
+from images.bounded import open_bounded
 from images.formats import FORMATS
 from images.io import read_image
 from images.mask import image_mask
@@ -83,9 +84,11 @@ def read_upload(path: str | Path, limits: Limits) -> Image.Image:
     """
     name = Path(path).name
     try:
-        with Image.open(path, formats=FORMATS) as header:
+        with open_bounded(Path(path), FORMATS) as header:
             width, height = header.size
-    except (UnidentifiedImageError, FileNotFoundError):
+    except UserError as error:
+        raise UserError(str(error).replace(str(path), name)) from error
+    except UnidentifiedImageError:
         raise UserError(
             f"{name} is not an image that can be read: give a PNG, JPEG, WebP, GIF, BMP or TIFF file"
         ) from None

@@ -43,6 +43,11 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
+def print_note(text: object) -> None:
+    """Print "note: `text`" on stderr: what was found or decided, and is no mistake."""
+    print(f"note: {printable(text)}", file=sys.stderr)
+
+
 class PrintableFormatter(logging.Formatter):
     """Log messages as `printable` text."""
 

@@ -6,6 +6,7 @@ pixel lies in is sampled, and results are pasted back under the mask alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Literal, overload
 
@@ -20,9 +21,10 @@ from diffusion.labels import ClassLabels
 from diffusion.request import MAX_CODES, Conditioning, Request, RequestOption, whole_number
 from diffusion.settings import SamplingSettings
 from images.convert import Array, ImageInput, OutputType, as_pil, to_output
-from images.mask import Box, image_mask
+from images.mask import Box, image_mask, mask_doubt
 from images.region import Region, crop_region, extend_canvas, paste_region, region_around
 
+log = logging.getLogger(__name__)
 Images = list[Image.Image] | Array | Tensor
 # Correcting codes after each step lets them adapt to the known ones. Exact on two codes (tests/diffusion/test_truths.py): at
 # 16 steps the total variation from the conditional distribution is 0.03, and 0.19 without corrections (0.17 at 256 steps).
@@ -95,6 +97,9 @@ class ImageEditing(CodeGenerator):
     ) -> Images:
         """Repaint where `mask_image` is white (128 and above) or in `boxes`; all other pixels come back identical.
 
+        Repainted pixels become opaque. A mask that may be meant otherwise is named in the log, see
+        `images.mask.mask_doubt`.
+
         Works in a window of the model's size around the mask at the image's own resolution, or in sliding windows where
         the mask is larger, and pastes the hidden pixels back.
 
@@ -102,8 +107,7 @@ class ImageEditing(CodeGenerator):
             image, mask_image: PIL, or arrays `(H, W[, C])` and tensors `(C, H, W)`: uint8, or floats in [0, 1].
             n: number of variants.
             class_labels: as in the class's docstring; None is no class where the model was trained with label dropout.
-            boxes: (left, top, right, bottom) in pixels. Without boxes and mask, transparent pixels are repainted, and
-                become opaque.
+            boxes: (left, top, right, bottom) in pixels. Without boxes and mask, transparent pixels are repainted.
             margin: codes around the mask that are sampled again, for a better fit; their pixels outside it are kept.
             feather: blend width: pixels inside the mask over which its colours approach those of the nearest kept pixel.
             fit: scale a square around the mask, as large as the image allows, to the model's size, instead of working at
@@ -138,10 +142,12 @@ class ImageEditing(CodeGenerator):
     ) -> Images:
         request = self.request(n, labels, output_type, options, self.inpainting_settings)
         pixels = as_pil(image)
-        mask = image_mask(pixels, None if mask_image is None else as_pil(mask_image), boxes)
+        mask_pixels = None if mask_image is None else as_pil(mask_image)
+        mask = image_mask(pixels, mask_pixels, boxes)
+        if mask_pixels is not None and (doubt := mask_doubt(mask_pixels)):
+            log.warning(doubt)
         region = region_around(mask, self.tokenizer.image_size, self.tokenizer.downsample, fit)
-        opaque = mask_image is None and not boxes
-        painted = self._repaint(request, pixels, mask, region, margin, feather, opaque)
+        painted = self._repaint(request, pixels, mask, region, margin, feather)
         return to_output(painted, output_type)
 
     @overload
@@ -202,7 +208,7 @@ class ImageEditing(CodeGenerator):
         region = Region((*begin, begin[0] + sides[0], begin[1] + sides[1]), (sides[1], sides[0]))
         if sides[0] * sides[1] > MAX_CODES * step**2:  # of a large image, only the part around the added pixels
             region = region_around(mask, size, step)
-        painted = self._repaint(request, canvas, mask, region, margin, feather, True, beyond=True)
+        painted = self._repaint(request, canvas, mask, region, margin, feather, beyond=True)
         return to_output(painted, output_type)
 
     def _repaint(
@@ -213,7 +219,6 @@ class ImageEditing(CodeGenerator):
         region: Region,
         margin: int,
         feather: int,
-        opaque: bool,
         beyond: bool = False,
     ) -> list[Image.Image]:
         margin, feather = whole_number("margin", margin), whole_number("feather", feather)
@@ -229,7 +234,7 @@ class ImageEditing(CodeGenerator):
         margin = min(margin, max(known.shape))
         conditioning = Conditioning(grid_of(known), known, mask_to_codes(hidden, step, margin))
         return [
-            paste_region(image, mask, decoded, region, feather, opaque)
+            paste_region(image, mask, decoded, region, feather, opaque=True)
             for sampled in self.sample_batches(request, conditioning)
             for decoded in self.decode(sampled.codes)
         ]

@@ -28,6 +28,7 @@ from diffusion.request import (
 )
 from diffusion.sampler import planned_calls
 from images.convert import Array, ImageInput, OutputType, as_pil, to_output
+from images.modes import to_model_mode
 from images.region import Region, crop_region, paste_region, whole_region
 
 
@@ -121,7 +122,7 @@ class ImageVariation(ImageEditing):
 
         In frame i a fraction i / (n - 1) of the codes, always the same ones first, comes from the other image. Noise hits
         a fraction of up to `strength`, most in the middle and none at the ends, and is removed with the same random
-        numbers in every frame.
+        numbers in every frame. The frames have no alpha channel: transparent pixels are white.
 
         Raises:
             UserError: images of two sizes, fewer than two frames, several generators, and as `vary`.
@@ -151,7 +152,7 @@ class ImageVariation(ImageEditing):
         if not 0 < strength <= 1:
             raise UserError(f"strength must lie in (0, 1], got {strength}")
         n = whole_number("the number of images", n, 2, MAX_IMAGES)
-        first, last = as_pil(image), as_pil(other)
+        first, last = (to_model_mode(as_pil(one), self.tokenizer.channels) for one in (image, other))
         if first.size != last.size:
             raise UserError(
                 f"one image is {first.width} x {first.height} and the other {last.width} x {last.height}: "

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from common.errors import UserError
+from common.errors import UserError, print_note
 from common.features import EfficientNetFeatures
 from evaluation.frechet import distance_with_bar, frechet_part
-from evaluation.notes import print_note
 from evaluation.reference import EMBEDDED_SIZE, ReferenceImages
 from evaluation.report import check_report, write_report
 from evaluation.source import EMBEDDED, ImageSource, find_source

@@ -10,8 +10,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from common.errors import print_note
 from common.features import EfficientNetFeatures, InceptionFeatures, WeightsFile, WeightsMissing
-from evaluation.notes import print_note
 from evaluation.report import Part
 from vq.perceptual import downloaded_weights, load_downloaded
 

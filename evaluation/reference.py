@@ -10,8 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 from tqdm import tqdm
 
-from common.errors import UserError
-from evaluation.notes import print_note
+from common.errors import UserError, print_note
 from evaluation.report import Part
 from evaluation.source import EMBEDDED, ImageSource
 from images.dataset import ImageData

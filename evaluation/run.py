@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 
-from common.errors import UserError
+from common.errors import UserError, print_note
 from common.model_dir import model_directory
 from diffusion.pipeline import ImageGenerator
 from evaluation.gallery import NAMES
 from evaluation.likelihood import match_classes, score_likelihood
 from evaluation.networks import load_networks
-from evaluation.notes import print_note
 from evaluation.overlap import count_training_images
 from evaluation.reconstruction import score_reconstruction
 from evaluation.reference import ReferenceImages

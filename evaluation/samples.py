@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from common.errors import print_note
 from common.features import EfficientNetFeatures
 from common.model_dir import GENERATION_FILE
 from diffusion.settings import SamplingSettings
 from evaluation.decode import decode_pixels
 from evaluation.frechet import distance_with_bar, frechet_part
-from evaluation.notes import print_note
 from evaluation.report import Part
 from images.convert import from_8_bits
 

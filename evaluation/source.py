@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import get_args
 
 from common.config import load_config
-from common.errors import UserError
+from common.errors import UserError, print_note
 from common.model_dir import PARTS
-from evaluation.notes import print_note
 from images.dataset import DataConfig
 from images.folder import Skipped, SplitName, class_folder, list_folder, read_splits
 

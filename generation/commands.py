@@ -7,8 +7,9 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from tqdm import tqdm
 
-from common.errors import UserError
+from common.errors import UserError, printable
 from common.metrics import psnr
 from diffusion.pipeline import ImageGenerator
 from diffusion.prior import Prior
@@ -16,9 +17,12 @@ from diffusion.sampler import NEEDS_MASK, NOTES, SAMPLERS, sampler_options, samp
 from diffusion.settings import SettingValue, setting_fields
 from generation.editing import inpaint, morph, outpaint, vary
 from generation.grid import grid
+from generation.output import check_overwrites
 from images.convert import to_pil, to_tensor
 from images.io import check_writable, read_image, save_png
+from images.modes import flatten_alpha
 from images.region import Region, paste_region
+from vq.tiling import count_tiles
 from vq.tokenizer import Tokenizer
 
 RECONSTRUCTED_PIXELS = 17_000_000  # 4,096 x 4,096 and a little
@@ -28,6 +32,7 @@ TILED_PIXELS = 300_000_000  # of all tiles with their margins: small tiles of a 
 
 def reconstruct(args: Namespace) -> None:
     """Encode an image and decode it again; a large one in tiles. Its alpha channel is kept."""
+    check_overwrites(args)
     check_writable(args.out)
     image = read_image(args.image)
     if image.width * image.height > RECONSTRUCTED_PIXELS:
@@ -37,13 +42,16 @@ def reconstruct(args: Namespace) -> None:
         )
     check_tile(args.tile, image.size)
     tokenizer = Tokenizer.from_pretrained(args.model)
-    pixels = to_tensor(image, tokenizer.channels)[None]
-    decoded = tokenizer.reconstruct(pixels, tile=args.tile if max(image.size) > args.tile else 0, overlap=OVERLAP)
+    pixels = to_tensor(flatten_alpha(image), tokenizer.channels)[None]
+    tile = args.tile if max(image.size) > args.tile else 0
+    tiles = count_tiles(image.height, image.width, tokenizer.downsample, tile) if tile else 0
+    with tqdm(total=2 * tiles, desc="encode and decode", unit="tile", disable=not tiles) as bar:
+        decoded = tokenizer.reconstruct(pixels, tile=tile, overlap=OVERLAP, on_tile=bar.update)
     everywhere = np.ones((image.height, image.width), dtype=bool)
     region = Region((0, 0, image.width, image.height), (image.height, image.width))
     save_png(paste_region(image, everywhere, to_pil(decoded)[0], region), args.out, {"model": args.model.name})
     print(f"PSNR {psnr(decoded, pixels).item():.2f} dB", file=sys.stderr)
-    print(args.out)
+    print(printable(args.out))
 
 
 def check_tile(tile: int, size: tuple[int, int]) -> None:
@@ -69,7 +77,7 @@ def samplers(args: Namespace) -> None:
     if args.model is not None:
         prior = Prior.from_pretrained(args.model)
         names = samplers_for(prior.graph)
-        print(f"generation defaults of {args.model}:")
+        print(f"generation defaults of {printable(args.model)}:")
         for field in setting_fields(type(prior.generation)):
             print(f"  {field.flags[0]:20} {option_text(getattr(prior.generation, field.name))}")
     for name in names:

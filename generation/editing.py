@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from PIL import Image
 
+from common.errors import print_note, printable
 from diffusion.code_generator import BATCH_SIZE
 from diffusion.pipeline import ImageGenerator
 from diffusion.progress import ProgressCallback
@@ -18,7 +18,7 @@ from generation.labels import label_names, labels_text, print_label_notes
 from generation.output import check_outputs, image_metadata, most_shown, print_settings, save_each, write_strip
 from generation.progress import CallBar
 from images.io import read_image, save_gif
-from images.mask import image_mask
+from images.mask import image_mask, mask_notes
 
 BATCH_PIXELS = 200_000_000  # of the images that are sampled together, which are held in memory
 
@@ -78,10 +78,9 @@ def inpainting_settings(args: Namespace, generator: ImageGenerator) -> SamplingS
     given = given_settings(args)
     settings = generator.inpainting_settings(**given)
     if "sampler" not in given and settings.sampler != generator.defaults.sampler:
-        print(
-            f"note: on the {generator.prior.graph.name} graph {args.command} uses {settings.sampler}, which fits new codes "
-            "to the known ones, at the cost of more network calls; --sampler chooses",
-            file=sys.stderr,
+        print_note(
+            f"on the {generator.prior.graph.name} graph {args.command} uses {settings.sampler}, which fits new codes "
+            "to the known ones, at the cost of more network calls; --sampler chooses"
         )
     return settings
 
@@ -96,15 +95,17 @@ def inpaint(args: Namespace) -> None:
     """Repaint where the mask is white, inside the boxes, or where the image is transparent."""
     check_outputs(args)
     image = read_image(args.image)
-    mask = image_mask(image, read_image(args.mask) if args.mask else None, args.box)
+    mask_image = read_image(args.mask) if args.mask else None
+    mask = image_mask(image, mask_image, args.box)
+    for note in mask_notes(image, mask_image, mask):
+        print_note(note)
     shown = most_shown(args, image.size, before=2)
     generator = load_generator(args)
     size = generator.tokenizer.image_size
     if args.fit or min(image.size) < size:
-        print(
-            f"note: {args.image} is {image.width} x {image.height} and the model works at {size} x {size}: the repainted "
-            "part is sampled at that size and scaled; all other pixels are untouched",
-            file=sys.stderr,
+        print_note(
+            f"{args.image} is {image.width} x {image.height} and the model works at {size} x {size}: the repainted "
+            "part is sampled at that size and scaled; all other pixels are untouched"
         )
 
     run = EditingRun(args, generator, inpainting_settings(args, generator))
@@ -168,6 +169,6 @@ def morph(args: Namespace) -> None:
     frames = run.morph_images(image, other)
     if animated:
         save_gif(list(frames), args.out, milliseconds=200, last=1000)
-        print(args.out)
+        print(printable(args.out))
     else:
         write_strip(args, run.metadata, [], frames, shown)

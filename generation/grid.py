@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import UserError, print_note, printable
 from common.files import write_text
 from common.model_dir import PARTS, model_directory
 from diffusion.dataset import codes_key
@@ -25,7 +24,7 @@ from diffusion.pipeline import ImageGenerator
 from diffusion.request import MAX_CODES, SampledCodes
 from diffusion.settings import given_settings
 from generation.labels import labels_text, print_label_notes
-from generation.output import image_metadata, numbered, print_settings
+from generation.output import check_overwrites, image_metadata, numbered, print_settings
 from generation.progress import CallBar
 from images.grid import image_grid
 from images.io import check_writable, read_image, save_gif, save_png
@@ -96,9 +95,7 @@ def check_arguments(args: Namespace, world: int) -> None:
         raise UserError(
             f"more than {GRID_IMAGES} images, or several processes, need a folder: give --images-dir FOLDER"
         )
-    inside = args.out and args.images_dir and args.out.parent.resolve() == args.images_dir.resolve()
-    if inside and args.out.stem.isdecimal():
-        raise UserError(f"--out {args.out} is the name of one of the images in --images-dir: choose another")
+    check_overwrites(args)
     if args.out:
         check_writable(args.out)
     if args.trajectory:
@@ -132,16 +129,16 @@ def write_grid(
     columns = labels if labels > 1 else math.ceil(math.sqrt(min(args.n, GRID_IMAGES)))
     if args.trajectory:
         save_gif(trajectory.frames(generator, columns), args.trajectory)
-        print(args.trajectory)
+        print(printable(args.trajectory))
     if args.out:
         if args.images_dir:
             shown = [read_image(numbered(args.images_dir, i)) for i in range(min(args.n, GRID_IMAGES))]
             if args.n > len(shown):
-                print(f"note: the grid shows the first {len(shown)} of {args.n} images", file=sys.stderr)
+                print_note(f"the grid shows the first {len(shown)} of {args.n} images")
         save_png(image_grid(shown, min(columns, len(shown))), args.out, dict(about))
-        print(args.out)
+        print(printable(args.out))
     if args.images_dir:
-        print(args.images_dir)
+        print(printable(args.images_dir))
 
 
 class Trajectory:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from common.errors import UserError
+from common.errors import UserError, print_note, printable
+from common.files import check_separate
+from common.model_dir import protected_folders
 from diffusion.settings import SamplingSettings
 from images.grid import image_grid
 from images.io import check_writable, save_png
@@ -27,6 +29,7 @@ def check_outputs(args: Namespace, suffix: str = ".png") -> None:
     """Raise UserError, before anything is computed, for a number of images or an output path that is not possible."""
     if args.n < 1:
         raise UserError(f"--n must be at least 1, got {args.n}")
+    check_overwrites(args)
     check_writable(args.out, suffix)
     if args.images_dir:
         check_writable(numbered(args.images_dir, 0))
@@ -51,9 +54,28 @@ def most_shown(args: Namespace, size: tuple[int, int], before: int = 0, whole: b
     return int(min(args.n, most))
 
 
+def check_overwrites(args: Namespace) -> None:
+    """Raise UserError where a command would overwrite an image that it reads, a part of the model, or its own output."""
+    given = vars(args)
+    outputs = [(f"--{name}", given[name]) for name in ("out", "trajectory") if given.get(name)]
+    inputs = [(f"--{name}", given[name]) for name in ("image", "mask", "other") if given.get(name)]
+    if folder := given.get("images_dir"):
+        if args.out and args.out.parent.resolve() == folder.resolve() and args.out.stem.isdecimal():
+            raise UserError(f"--out {args.out} is the name of one of the images in --images-dir: choose another")
+        outputs.append(("--images-dir", numbered(folder, 0)))
+        if inputs:  # a file that is read exists, so only existing files can be it
+            outputs += [("--images-dir", file) for file in folder.glob("*.png") if is_numbered(file, args.n)]
+    check_separate(list(dict.fromkeys(outputs)), [*inputs, *protected_folders(args.model)])
+
+
 def numbered(folder: Path, index: int) -> Path:
     """The file of image `index` in `--images-dir`."""
     return folder / f"{index:06d}.png"
+
+
+def is_numbered(file: Path, count: int) -> bool:
+    """Whether `file` is that of one of the first `count` images."""
+    return file.stem.isdecimal() and int(file.stem) < count and file == numbered(file.parent, int(file.stem))
 
 
 def image_metadata(args: Namespace, settings: SamplingSettings, label: str) -> dict[str, str]:
@@ -96,15 +118,16 @@ def write_strip(
             channels = 1 if image.mode in ("L", "I;16") else 3
             cells += [_cell(one, channels) for one in (*(before if index == 0 else ()), image)]
             if index == 0 and max(image.size) > CELL_PIXELS:
-                print(
-                    f"note: the strip shows images at up to {CELL_PIXELS} pixels a side; --images-dir writes each as it is",
-                    file=sys.stderr,
+                print_note(
+                    f"the strip shows images at up to {CELL_PIXELS} pixels a side; --images-dir writes each as it is"
                 )
+            if index == 0 and image.mode.endswith("A"):
+                print_note("the strip shows images over white; --images-dir writes each with its alpha channel")
     if args.n > 1:
         if args.n > shown:
-            print(f"note: the strip shows the first {shown} of {args.n} images", file=sys.stderr)
+            print_note(f"the strip shows the first {shown} of {args.n} images")
         save_png(image_grid(cells, len(cells), GAP), args.out, metadata)
-    print(args.out)
+    print(printable(args.out))
 
 
 def _cell(image: Image.Image, channels: int) -> Image.Image:
