@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import yaml
 from omegaconf import OmegaConf
@@ -90,22 +90,6 @@ def load_config(schema: type[Config], path: str | Path, overrides: Sequence[str]
         raise UserError(f"{error.full_key or path}: {reason}; fix it in {path} or in the overrides") from error
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-
-
-def stored_config(schema: type[Config], values: Mapping[str, object], keys: Sequence[str], source: Path) -> Config:
-    """The `schema` of a model: `keys` are read from `values` of its config.json and checked, other fields keep defaults.
-
-    Raises:
-        UserError: a key is missing, of a wrong type or out of range; the message names `source`.
-    """
-    try:
-        given = {key: values[key] for key in keys}
-        return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given)))
-    except KeyError as error:
-        reason = f"{error} is missing"
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-    raise UserError(f"{source} does not describe this model ({reason}): copy or train it again")
 
 
 def to_yaml(config: object) -> str:

@@ -109,7 +109,7 @@ def test_loading_restores_weights_optimizer_average_and_random_state(stage, tmp_
     checkpoint = save(stage, tmp_path, 1)
     wanted = step(1)
     step(2)
-    load_checkpoint(stage.accelerator, stage.ema, checkpoint)
+    load_checkpoint(stage.accelerator, stage.ema, checkpoint, "prior")
     assert all(torch.equal(a, b) for a, b in zip(step(1), wanted, strict=True))
 
 
@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_is_one_line(stage, tmp_path, name, content):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UserError, match="step-1 is damaged or does not fit") as caught:
-        load_checkpoint(stage.accelerator, stage.ema, file.parent)
+        load_checkpoint(stage.accelerator, stage.ema, file.parent, "prior")
     assert "\n" not in str(caught.value)
 
 
@@ -137,7 +137,7 @@ def test_an_interrupted_save_leaves_the_older_checkpoint(stage, tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             save(stage, tmp_path, 2, keep=1)
     assert list_checkpoints(tmp_path, "prior") == [older]
-    load_checkpoint(stage.accelerator, stage.ema, older)
+    load_checkpoint(stage.accelerator, stage.ema, older, "prior")
     save(stage, tmp_path, 2, keep=1)  # over what the interruption left
     assert names((tmp_path / "checkpoints/prior").iterdir()) == ["step-2"]
 

@@ -182,7 +182,7 @@ def test_codes_that_do_not_fit_are_refused(codes):
         ({"architecture": "unet"}, "vqgan"),
         ({"architecture": "taming", "width": 48}, "multiple of 32"),
         ({"latent_channels": 8}, "leave it out"),
-        ({"blocks": 0}, "at least 1"),
+        ({"blocks": 0}, "between 1 and"),
     ],
 )
 def test_bad_configurations(keys, message):
