@@ -154,5 +154,6 @@ def load_checkpoint(accelerator: Accelerator, ema: AveragedModel, checkpoint: Pa
 
 def first_reason(error: Exception) -> str:
     """The message of an error in one line; of PyTorch's list of all tensors that do not fit, the first one."""
-    heading, *reasons = str(error).strip().splitlines() or [type(error).__name__]
-    return shorten(reasons[0] if reasons and heading.startswith("Error(s) in loading state_dict") else str(error))
+    heading, *reasons = str(error).strip().splitlines() or [""]
+    text = reasons[0] if reasons and heading.startswith("Error(s) in loading state_dict") else str(error)
+    return shorten(text) or type(error).__name__

@@ -3,12 +3,15 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from common.errors import UserError
 from tests.training.line_stage import LineStage, make_run
 from training.checkpoint import (
     Progress,
     checkpoint_to_resume,
+    first_reason,
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
@@ -124,6 +127,24 @@ def test_a_damaged_checkpoint_is_one_line(stage, tmp_path, name, content):
     with pytest.raises(UserError, match="step-1 is damaged or does not fit") as caught:
         load_checkpoint(stage.accelerator, stage.ema, file.parent, "prior")
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_network_names_the_first_tensor_and_a_key_that_exists(stage, tmp_path):
+    checkpoint = save(stage, tmp_path, 1)
+    long = AveragedModel(nn.ModuleDict({f"{'long_name_' * 20}{i}": nn.Linear(2, 3) for i in range(9)}))
+    wide = AveragedModel(nn.Linear(1, 5))
+    for ema, said in [(long, r"'module.bias' is unknown"), (wide, r"'module.bias' has shape \[1\], wanted \[5\]")]:
+        with pytest.raises(UserError, match=f"does not fit.*{said}.*or prior.train.resume=never to start") as caught:
+            load_checkpoint(stage.accelerator, ema, checkpoint, "prior")
+        assert len(str(caught.value)) < 600
+
+
+def test_of_pytorchs_list_of_tensors_the_first_is_said():
+    with pytest.raises(RuntimeError) as caught:
+        nn.Linear(2, 3).load_state_dict(nn.Linear(4, 5).state_dict())
+    assert first_reason(caught.value).startswith("size mismatch for weight: copying a param with shape")
+    assert "bias" not in first_reason(caught.value)
+    assert first_reason(EOFError()) == "EOFError"
 
 
 @pytest.mark.parametrize("write", ["save_file", "install_directory"])
