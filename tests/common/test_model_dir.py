@@ -138,7 +138,7 @@ def test_damaged_json_is_one_line(tmp_path, text, said):
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
     (tmp_path / "config.json").symlink_to("/proc/self/mem")  # opens, and fails when it is read
-    with pytest.raises(UserError, match="config.json is damaged"):
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
         read_json(tmp_path / "config.json")
 
 
