@@ -16,7 +16,8 @@ from PIL import Image, UnidentifiedImageError
 
 from app.status import note
 from common.errors import UserError
-from images.io import FORMATS, read_image
+from images.formats import FORMATS
+from images.io import read_image
 from images.mask import image_mask
 from images.modes import to_model_mode
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import io
+import logging
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NoReturn
+
+# Unicode categories that a terminal acts on, or that hide or reorder text: control and format characters, line and
+# paragraph separators, and the surrogates that stand for undecodable bytes of file names.
+ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+JOINERS = "\u200c\u200d"  # format characters that scripts and emoji need
 
 
 class UserError(Exception):
@@ -16,12 +24,37 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C in a command that can continue later. The message is one line: how to continue."""
 
 
+def printable(text: object) -> str:
+    r"""`text` for a terminal: on one line, control characters and undecodable bytes as escapes such as `\x1b`.
+
+    File names, class names and the messages of libraries may contain escape sequences, which a terminal executes.
+    """
+    return "".join(
+        _escape(character) if unicodedata.category(character) in ESCAPED and character not in JOINERS else character
+        for character in str(text)
+    )
+
+
+def _escape(character: str) -> str:
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte that is not UTF-8, see PEP 383
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+class PrintableFormatter(logging.Formatter):
+    """Log messages as `printable` text."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name of the standard library
+        """The message of a record, without its traceback."""
+        return printable(super().formatMessage(record))
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse, but a mistake gives one line on stderr and exit code 2, without the usage block."""
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2."""
-        print(f"error: {message} (see '{self.prog} --help')", file=sys.stderr)
+        print(f"error: {printable(message)} (see '{self.prog} --help')", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -31,18 +64,23 @@ def run_cli(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
     Args:
         argv: the arguments; None takes those of the process.
     """
+    if logging.lastResort is not None:  # prints the messages of loggers without a handler
+        logging.lastResort.setFormatter(PrintableFormatter())
+    if isinstance(sys.stdout, io.TextIOWrapper):  # where the terminal's encoding lacks a character
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print("error: " + printable(" ".join(str(error).split())), file=sys.stderr)
         return 2
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"error: cannot use {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
+        name = printable(error.filename)
+        print(f"error: cannot use {name}: {error.strerror}; choose another path", file=sys.stderr)
         return 2
     except Interrupted as interrupted:
-        print(f"stopped; {interrupted}", file=sys.stderr)
+        print(f"stopped; {printable(interrupted)}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

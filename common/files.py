@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,16 @@ from common.errors import UserError
 def temporary_path(path: Path) -> Path:
     """Where `path` is written before it is renamed: hidden, in the same folder."""
     return path.with_name(f".{path.name}.partial")
+
+
+def expand_user(path: str, key: str) -> str:
+    """`path` with a leading ~ or ~name replaced by the home folder. Raises ValueError, which names `key`, without such a user."""
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise ValueError(
+            f"{key}={path} begins with ~, and there is no such user: write ./{path} for a folder of this name"
+        )
+    return expanded
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

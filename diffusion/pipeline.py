@@ -73,6 +73,13 @@ class ImageGenerator(ImageVariation):
                 f"the prior has {prior.codebook_size} codes and the tokenizer {tokenizer.codebook_size}: "
                 "train the prior again"
             )
+        side = tokenizer.image_size // tokenizer.downsample
+        if prior.grid != (side, side):
+            raise UserError(
+                f"the prior has a grid of {prior.grid[0]} x {prior.grid[1]} codes, and the tokenizer makes {side} x {side} "
+                f"(image_size {tokenizer.image_size}, downsample {tokenizer.downsample}): train the prior again with "
+                f"data.image_size={tokenizer.image_size}"
+            )
         self.tokenizer, self.prior = tokenizer, prior
         self.defaults = prior.generation if defaults is None else defaults
         self.class_names, self.guided = prior.class_names, prior.guided

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from common.errors import UserError
 from images.dataset import DataConfig, ImageData, load_mnist5k
-from images.folder import class_folder, find_images, read_squares
+from images.folder import class_folder, find_images
+from images.squares import read_squares
 
 EMBEDDED = "mnist5k"
 BATCH_IMAGES = 100

@@ -16,11 +16,9 @@ from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from common.errors import UserError
 from common.files import replace_file
+from images.formats import FORMATS
 from images.modes import usual_mode
 
-# PostScript is left out: Pillow runs Ghostscript on such files, which executes the programs in them.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 # Exceptions of Pillow's decoders for damaged files.
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error, IndexError, KeyError, TypeError,
            OverflowError, AttributeError, ZeroDivisionError, NotImplementedError, zlib.error)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def checkpoint_to_resume(output_dir: Path, stage: str, resume: str) -> Path | No
         return None
     if resume == "auto":
         return newest_checkpoint(output_dir, stage)
-    checkpoint = Path(resume)
+    checkpoint = Path(os.path.expanduser(resume))
     if not checkpoint.is_dir():
         folder = checkpoint_folder(output_dir, stage)
         raise UserError(f"no checkpoint {checkpoint}: {stage}.train.resume is auto, never or a folder in {folder}")

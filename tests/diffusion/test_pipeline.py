@@ -1,5 +1,6 @@
 """Generating images from Python, on a tiny model whose images mean nothing."""
 
+import copy
 import doctest
 import itertools
 
@@ -27,6 +28,16 @@ def test_the_examples_in_the_docstrings_run(module, tiny_run, tmp_path, monkeypa
     found = doctest.testmod(module)
     assert found.attempted >= 4
     assert found.failed == 0
+
+
+@pytest.mark.parametrize(("image_size", "downsample"), [(64, 4), (32, 8), (16, 4)])
+def test_a_prior_of_another_grid_is_refused(generator, image_size, downsample):
+    tokenizer = copy.copy(generator.tokenizer)
+    tokenizer.image_size, tokenizer.downsample = image_size, downsample
+    with pytest.raises(
+        UserError, match=rf"grid of 8 x 8 codes, and the tokenizer makes .* data.image_size={image_size}"
+    ):
+        ImageGenerator(tokenizer, generator.prior)
 
 
 @pytest.mark.parametrize("large_grids", ["sliding", "rotary"])

@@ -168,3 +168,9 @@ def test_a_checkpoint_written_again_replaces_the_first(stage, tmp_path):
     shutil.copy(checkpoint / "progress.json", checkpoint / "left over")
     save(stage, tmp_path, 1)
     assert not (checkpoint / "left over").exists()
+
+
+def test_home_is_expanded_in_the_checkpoint_to_resume(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "step-3").mkdir()
+    assert checkpoint_to_resume(tmp_path, "prior", "~/step-3") == tmp_path / "step-3"
