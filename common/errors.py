@@ -134,3 +134,11 @@ def run_cli(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
         print("stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def shorten(text: str, limit: int = 300) -> str:
+    """The text in one line of about `limit` characters, cut between words where it has any."""
+    line = " ".join(text[: 10 * limit].split())
+    if len(line) <= limit:
+        return line
+    return (line[:limit].rsplit(" ", 1)[0] if " " in line[:limit] else line[:limit]) + " ..."

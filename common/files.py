@@ -98,8 +98,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`, whole or not at all; parent folders are made. Raises UserError as `replace_file`."""
-    replace_file(path, lambda part: part.write_text(text, encoding="utf-8"))
+    """Write `text` to `path`, whole or not at all; parent folders are made. Raises UserError as `replace_file`.
+
+    Bytes of file names that are not UTF-8 (surrogates in Python's texts) are written as escapes.
+    """
+    replace_file(path, lambda part: part.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def empty_temporary_directory(target: Path) -> Path:

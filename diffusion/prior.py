@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,9 +12,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.config import TrainConfig, stored_config
-from common.errors import UserError
-from common.model_dir import GENERATION_FILE, load_weights, model_directory, read_json, read_model, save_model
+from common.config import TrainConfig
+from common.errors import UserError, shorten
+from common.model_dir import (
+    CONFIG_FILE,
+    GENERATION_FILE,
+    load_model,
+    model_directory,
+    read_config,
+    read_json,
+    save_model,
+)
+from common.ranges import check_range
+from common.stored_config import stored_config
 from diffusion.graph import GRAPHS, at_least_float32, build_graph, per_position
 from diffusion.likelihood import Bound, likelihood_bound
 from diffusion.loss import cross_entropy, score_entropy
@@ -26,6 +37,9 @@ from diffusion.transformer import Transformer2D
 from diffusion.windows import SlidingWindows
 
 MAX_CALLS = 1_000_000  # network calls of one sample
+MAX_WIDTH, MAX_DEPTH, MAX_GROUPS = 65_536, 1000, 24
+MAX_CODEBOOK = 2**24
+MAX_GRID = 4096  # codes a side
 LOSSES = ("auto", "score_entropy", "lambda_dce", "maskgit", "cross_entropy")
 
 
@@ -72,11 +86,10 @@ class PriorConfig:
             )
         if self.graph == "absorbing" and self.parametrization != "x0":
             raise ValueError("parametrization score needs the uniform graph: set prior.parametrization=x0")
-        if self.groups < 0:
-            raise ValueError(f"groups must not be negative, got {self.groups}")
-        for name in ("width", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_range("groups", self.groups, 0, MAX_GROUPS)
+        check_range("depth", self.depth, 1, MAX_DEPTH)
+        for name in ("width", "heads"):
+            check_range(name, getattr(self, name), 1, MAX_WIDTH)
         unit = 4 * self.heads
         if self.width % unit:
             raise ValueError(
@@ -114,9 +127,12 @@ class CodeShape:
     class_names: list[str]
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a grid that is none."""
-        if len(self.grid) != 2 or min(self.grid) < 1:
-            raise ValueError(f"grid must be two numbers of at least 1, got {self.grid}")
+        """Raise ValueError for values that no encoded data has."""
+        check_range("codebook_size", self.codebook_size, 2, MAX_CODEBOOK)
+        if len(self.grid) != 2:
+            raise ValueError(f"grid must be two numbers, got {self.grid}")
+        for side in self.grid:
+            check_range("each of grid", side, 1, MAX_GRID)
 
 
 class Prior(nn.Module):
@@ -189,8 +205,10 @@ class Prior(nn.Module):
         if large_grids == "sliding" and (codes.shape[1] > self.grid[0] or codes.shape[2] > self.grid[1]):
             mask_state = self.graph.mask_state if self.graph.is_masked else None
             network = SlidingWindows(self.network, self.grid, mask_state, normalise=not self.raw_score)
-        output: Tensor = network(codes, sigma.float(), labels)
-        return self.graph.log_p0(output.float(), codes, sigma, self.raw_score)
+        output: Tensor = network(codes, sigma.float(), labels).float()
+        if not output.sum().isfinite():  # finite weights can be so large that the activations are not
+            raise UserError("the prior's output is not finite: its weights are damaged, or --dtype needs to be float32")
+        return self.graph.log_p0(output, codes, sigma, self.raw_score)
 
     def predictor(self, labels: Tensor, guided: bool, large_grids: str = "sliding") -> Predictor:
         """The `Predictor` of a batch with `labels` `(B,)`: with them and, if `guided`, also without, in one network call."""
@@ -280,17 +298,16 @@ class Prior(nn.Module):
     @classmethod
     def load(cls, directory: Path) -> Prior:
         """Read what `save` wrote, in eval mode. Raises UserError where it is missing, damaged or does not fit."""
-        stored, state = read_model(directory)
-        source = directory / "config.json"
+        stored, source = read_config(directory), directory / CONFIG_FILE
         config = stored_config(PriorConfig, stored, ARCHITECTURE_KEYS, source)
         shape = stored_config(CodeShape, stored, ("codebook_size", "grid", "class_names"), source)
         config.generation = read_generation(directory)
-        try:
-            prior = cls(config, shape.codebook_size, (shape.grid[0], shape.grid[1]), shape.class_names)
-        except UserError as error:
-            raise UserError(f"{directory}: {error}") from error
-        load_weights(prior.network, state, directory)
-        return prior.eval()
+        return load_model(
+            directory,
+            lambda: cls(config, shape.codebook_size, (shape.grid[0], shape.grid[1]), shape.class_names),
+            {"depth": ("blocks", config.depth)},
+            lambda prior: prior.network,
+        )
 
     @classmethod
     def from_pretrained(cls, model: str | Path, device: str | torch.device = "cpu") -> Prior:
@@ -315,9 +332,10 @@ def fitted_generation(config: PriorConfig, class_names: Collection[str]) -> Samp
 def read_generation(directory: Path) -> SamplingSettings:
     """The generation defaults in `directory`/generation.json, `SamplingSettings()` without that file. Raises UserError."""
     file = directory / GENERATION_FILE
-    if not file.is_file():
+    if not os.path.lexists(file):  # a folder or a broken link is a fault
         return SamplingSettings()
+    stored = read_json(file)
     try:
-        return SamplingSettings().updated(read_json(file))
+        return SamplingSettings().updated(stored)
     except UserError as error:
-        raise UserError(f"{file}: {error}") from error
+        raise UserError(f"{file}: {shorten(str(error))}") from error

@@ -156,7 +156,7 @@ def resume_or_start(stage: Stage, run: Run) -> int:
                 f"{checkpoint} was trained on other data, codes or classes: "
                 f"set {stage.name}.train.resume=never to start from scratch"
             )
-        load_checkpoint(run.accelerator, stage.ema, checkpoint)
+        load_checkpoint(run.accelerator, stage.ema, checkpoint, stage.name)
         first = progress.step
         run.accelerator.print(f"{stage.name}: resumes from {checkpoint}")
     elif run.accelerator.is_main_process:

@@ -199,4 +199,6 @@ def build_accelerator(train: TrainConfig, output_dir: Path) -> Accelerator:
             kwargs_handlers=[parallel],
         )
     except ValueError as error:
-        raise UserError(f"train.trackers={train.trackers} or mixed_precision cannot be used here: {error}") from error
+        raise UserError(
+            f"<stage>.train.trackers={train.trackers} or mixed_precision cannot be used here: {error}"
+        ) from error

@@ -12,14 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.config import TrainConfig, stored_config
+from common.config import TrainConfig
 from common.errors import UserError
-from common.model_dir import load_weights, model_directory, read_model, save_model
+from common.model_dir import CONFIG_FILE, load_model, model_directory, read_config, save_model
+from common.ranges import check_range
+from common.stored_config import stored_config
 from vq.autoencoder import ARCHITECTURES, Decoder, Encoder
 from vq.discriminator import DiscriminatorConfig
 from vq.loss import LossConfig
 from vq.quantizer import Quantized, QuantizerConfig, build_quantizer
 from vq.tiling import decode_tiles, encode_tiles
+
+MAX_IMAGE_SIZE = 16_384  # pixels a side
+MAX_WIDTH = 65_536  # channels of a level
+MAX_BLOCKS = 100
+MAX_DOWNSAMPLE = 1024
 
 
 @dataclass
@@ -45,7 +52,8 @@ class TokenizerConfig:
             raise ValueError(
                 f"tokenizer.architecture must be one of {', '.join(ARCHITECTURES)}, got '{self.architecture}'"
             )
-        if self.downsample < 2 or math.log2(self.downsample) % 1:
+        check_range("tokenizer.downsample", self.downsample, 2, MAX_DOWNSAMPLE)
+        if self.downsample.bit_count() != 1:
             raise ValueError(f"tokenizer.downsample must be 2, 4, 8, ..., got {self.downsample}")
         levels = int(math.log2(self.downsample)) + 1
         if not self.multipliers or len(self.multipliers) != levels:
@@ -55,8 +63,11 @@ class TokenizerConfig:
                 f"tokenizer.multipliers needs {levels} numbers for downsample {self.downsample}, got {self.multipliers}: "
                 f"set tokenizer.multipliers={value}"
             )
-        if self.width < 1 or self.blocks < 1 or min(self.multipliers) < 1 or self.latent_channels < 0:
-            raise ValueError("tokenizer.width, blocks and multipliers must be at least 1, latent_channels at least 0")
+        check_range("tokenizer.width", self.width, 1, MAX_WIDTH)
+        for multiplier in self.multipliers:
+            check_range("tokenizer.width x each of tokenizer.multipliers", self.width * multiplier, 1, MAX_WIDTH)
+        check_range("tokenizer.blocks", self.blocks, 1, MAX_BLOCKS)
+        check_range("tokenizer.latent_channels", self.latent_channels, 0, MAX_WIDTH)
         architecture = ARCHITECTURES[self.architecture]
         if self.latent_channels and not architecture.projections:
             raise ValueError(
@@ -81,6 +92,12 @@ class ImageShape:
 
     image_size: int
     channels: int
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a shape that no training images have."""
+        check_range("image_size", self.image_size, 1, MAX_IMAGE_SIZE)
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {self.channels}")
 
 
 class TokenizerOutput(NamedTuple):
@@ -204,13 +221,16 @@ class Tokenizer(nn.Module):
         return self.decode(self.encode(images, tile, overlap, on_tile), size, tile, overlap, on_tile)
 
     def _encode(self, images: Tensor) -> Tensor:
-        quantized: Quantized = self.quantizer(self.encoder(images.contiguous(memory_format=torch.channels_last)))
+        latents = self.encoder(images.contiguous(memory_format=torch.channels_last))
+        _check_finite(latents, "latents")
+        quantized: Quantized = self.quantizer(latents)
         return quantized.codes
 
     def _decode(self, codes: Tensor) -> Tensor:
         latents = self.quantizer.decode(codes).contiguous(memory_format=torch.channels_last)
-        images: Tensor = self.decoder(latents)
-        return images.float().clamp(-1, 1)
+        images: Tensor = self.decoder(latents).float()
+        _check_finite(images, "decoded images")
+        return images.clamp(-1, 1)
 
     def _padded(self, images: Tensor) -> Tensor:
         """The images, checked and padded to multiples of f."""
@@ -247,13 +267,11 @@ class Tokenizer(nn.Module):
         Raises:
             UserError: files are missing or damaged, or the weights do not fit the configuration.
         """
-        stored, state = read_model(directory)
-        source = directory / "config.json"
+        stored, source = read_config(directory), directory / CONFIG_FILE
         config = stored_config(TokenizerConfig, stored, ARCHITECTURE_KEYS, source)
         shape = stored_config(ImageShape, stored, ("image_size", "channels"), source)
-        tokenizer = cls(config, shape.image_size, shape.channels)
-        load_weights(tokenizer, state, directory)
-        return tokenizer.eval()
+        parts = {"blocks": ("encoder.levels.0.blocks", config.blocks)}
+        return load_model(directory, lambda: cls(config, shape.image_size, shape.channels), parts)
 
     @classmethod
     def from_pretrained(cls, model: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
@@ -268,3 +286,9 @@ class Tokenizer(nn.Module):
         if (directory / "tokenizer").is_dir() or not (directory / "config.json").is_file():
             directory = directory / "tokenizer"
         return cls.load(directory).to(device)
+
+
+def _check_finite(values: Tensor, what: str) -> None:
+    """Raise UserError for activations that are not finite, which finite but very large weights cause."""
+    if not values.sum().isfinite():
+        raise UserError(f"the tokenizer's {what} are not finite: its weights are damaged; copy or train it again")
