@@ -18,13 +18,14 @@ from diffusion.graph import GRAPHS, at_least_float32, build_graph, per_position
 from diffusion.likelihood import Bound, likelihood_bound
 from diffusion.loss import cross_entropy, score_entropy
 from diffusion.noise import NOISES, LogLinear, build_noise
-from diffusion.sampler import NEEDS_MASK, get_sampler
+from diffusion.sampler import NEEDS_MASK, get_sampler, planned_calls
 from diffusion.sampling import Predictor
 from diffusion.settings import SamplingSettings
 from diffusion.subcodes import split_codes, subcode_vocab_size
 from diffusion.transformer import Transformer2D
 from diffusion.windows import SlidingWindows
 
+MAX_CALLS = 1_000_000  # network calls of one sample
 LOSSES = ("auto", "score_entropy", "lambda_dce", "maskgit", "cross_entropy")
 
 
@@ -167,6 +168,9 @@ class Prior(nn.Module):
         if settings.guidance_scale != 1 and not self.guided:
             raise UserError("this model has no classes or was trained without label dropout: leave guidance at 1")
         sampler = get_sampler(settings.sampler, settings.sampler_options, self.graph)
+        calls = planned_calls(settings)
+        if calls > MAX_CALLS:
+            raise UserError(f"{calls} network calls are more than {MAX_CALLS}: ask for fewer steps or corrections")
         # Options of the command line are texts. Typed, they read the same in metadata as those of other origins.
         return settings.updated({"sampler_options": sampler.keywords})
 

@@ -1,4 +1,4 @@
-"""The commands of sample.py but `grid`, which stands in grid.py: from parsed arguments to files."""
+"""The table of sample.py's commands, and those that do not sample: from parsed arguments to files."""
 
 from __future__ import annotations
 
@@ -7,84 +7,21 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from PIL import Image
 
 from common.errors import UserError
 from common.metrics import psnr
 from diffusion.pipeline import ImageGenerator
 from diffusion.prior import Prior
-from diffusion.sampler import NEEDS_MASK, SAMPLERS, sampler_options, samplers_for
-from diffusion.settings import SamplingSettings, SettingValue, given_settings, setting_fields
+from diffusion.sampler import NEEDS_MASK, NOTES, SAMPLERS, sampler_options, samplers_for
+from diffusion.settings import SettingValue, setting_fields
+from generation.editing import inpaint, morph, outpaint, vary
 from generation.grid import grid
-from generation.output import check_outputs, write_variants
 from images.convert import to_pil, to_tensor
-from images.io import check_writable, read_image, save_gif, save_png
-from images.mask import image_mask
+from images.io import check_writable, read_image, save_png
 from images.region import Region, paste_region
 from vq.tokenizer import Tokenizer
 
 RECONSTRUCTED_PIXELS = 17_000_000  # 4,096 x 4,096 and a little
-
-
-def load_generator(args: Namespace) -> tuple[ImageGenerator, SamplingSettings]:
-    """The model of `args` and the sampling settings. Raises UserError for given settings before the model is read."""
-    given = given_settings(args)
-    generator = ImageGenerator.from_pretrained(args.model, None, args.dtype)
-    return generator, generator.settings(**given)
-
-
-def inpaint(args: Namespace) -> None:
-    """Repaint where the mask is white, inside the boxes, or where the image is transparent."""
-    check_outputs(args)
-    image = read_image(args.image)
-    mask = image_mask(image, read_image(args.mask) if args.mask else None, args.box)
-    generator, settings = load_generator(args)
-    size = generator.tokenizer.image_size
-    if args.fit or min(image.size) < size:
-        print(
-            f"note: {args.image} is {image.width} x {image.height} and the model works at {size} x {size}: the repainted "
-            "part is sampled at that size and scaled; all other pixels are untouched",
-            file=sys.stderr,
-        )
-    variants = generator.inpaint(
-        image, mask if args.mask or args.box else None, args.n, args.label, margin=args.margin,
-        feather=args.feather, fit=args.fit, seed=args.seed, settings=settings,
-    )  # fmt: skip
-    write_variants(args, settings, [image, Image.fromarray(mask)], variants)
-
-
-def outpaint(args: Namespace) -> None:
-    """Extend the image by `--left`, `--top`, `--right` and `--bottom` pixels."""
-    check_outputs(args)
-    image = read_image(args.image)
-    generator, settings = load_generator(args)
-    variants = generator.outpaint(
-        image, args.left, args.top, args.right, args.bottom, args.n, args.label, margin=args.margin,
-        feather=args.feather, seed=args.seed, settings=settings,
-    )  # fmt: skip
-    write_variants(args, settings, [], variants)
-
-
-def vary(args: Namespace) -> None:
-    """Variations of an image: noise a fraction `--strength` of its codes and denoise."""
-    check_outputs(args)
-    image = read_image(args.image)
-    generator, settings = load_generator(args)
-    variants = generator.vary(image, args.strength, args.n, args.label, seed=args.seed, settings=settings)
-    write_variants(args, settings, [image], variants)
-
-
-def morph(args: Namespace) -> None:
-    """From one image to another: a strip, or an animation where `--out` ends in .gif."""
-    animated = args.out.suffix.lower() == ".gif"
-    check_outputs(args, ".gif" if animated else ".png")
-    image, other = read_image(args.image), read_image(args.other)
-    generator, settings = load_generator(args)
-    frames = generator.morph(image, other, args.n, args.strength, args.label, seed=args.seed, settings=settings)
-    write_variants(args, settings, [], frames, strip=not animated)
-    if animated:
-        save_gif(frames, args.out, milliseconds=200, last=1000)
-        print(args.out)
 
 
 def reconstruct(args: Namespace) -> None:
@@ -127,7 +64,8 @@ def samplers(args: Namespace) -> None:
         about = (SAMPLERS[name].__doc__ or "").splitlines()[0]
         options = "".join(f"  --option {key}={value}" for key, value in sampler_options(name).items())
         graphs = "absorbing graph" if name in NEEDS_MASK else "both graphs"
-        print(f"{name:20} {about} [{graphs}]{options}")
+        note = f"  note: {NOTES[name]}" if name in NOTES else ""
+        print(f"{name:20} {about} [{graphs}]{options}{note}")
 
 
 def option_text(value: SettingValue) -> str:

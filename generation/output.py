@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -16,6 +16,8 @@ from images.io import check_writable, save_png
 from images.modes import to_model_mode
 
 CELL_PIXELS = 1024  # longest side of an image in a strip
+SHOWN_PIXELS = 100_000_000  # of a strip, and of the images of an animation: they are held in memory
+GAP = 2  # pixels between the images of a strip
 # arguments of single commands that go into the metadata where they are given
 OWN = ("strength", "fit", "margin", "feather", "box", "left", "top", "right", "bottom", "size", "dtype")
 
@@ -29,15 +31,34 @@ def check_outputs(args: Namespace, suffix: str = ".png") -> None:
         check_writable(numbered(args.images_dir, 0))
 
 
+def most_shown(args: Namespace, size: tuple[int, int], before: int = 0, whole: bool = False) -> int:
+    """How many of the `--n` images `--out` shows, after `before` given ones: all, or as many as memory allows.
+
+    Args:
+        size: (width, height) of an image.
+        whole: whether it holds the images as they are, and all of them, as an animation does.
+
+    Raises:
+        UserError: before anything is computed, where that is fewer than `--n`, and no `--images-dir` holds the others.
+    """
+    scale = 1.0 if whole else min(1.0, CELL_PIXELS / max(size))
+    width, height = (max(1, round(side * scale)) for side in size)
+    most = max(1, SHOWN_PIXELS // ((width + GAP) * (height + GAP)) - before)
+    if args.n > most and (whole or args.images_dir is None):
+        files = "" if whole else "; with --images-dir FOLDER each is a file"
+        raise UserError(f"--n {args.n} is too large for {args.out}: at most {most} images of {width} x {height}{files}")
+    return int(min(args.n, most))
+
+
 def numbered(folder: Path, index: int) -> Path:
     """The file of image `index` in `--images-dir`."""
     return folder / f"{index:06d}.png"
 
 
-def image_metadata(args: Namespace, settings: SamplingSettings) -> dict[str, str]:
-    """How an image was made, for the text fields of its PNG."""
+def image_metadata(args: Namespace, settings: SamplingSettings, label: str) -> dict[str, str]:
+    """How an image was made, for the text fields of its PNG; `label` is the one that was used."""
     given = {name: vars(args)[name] for name in OWN if vars(args).get(name) not in (None, [], 0, False)}
-    about = {"model": args.model.name, "command": args.command, "seed": args.seed, "label": args.label}
+    about = {"model": args.model.name, "command": args.command, "seed": args.seed, "label": label}
     return {name: str(value) for name, value in about.items()} | settings.metadata() | {
         name: str(value) for name, value in given.items()
     }  # fmt: skip
@@ -48,34 +69,44 @@ def print_settings(settings: SamplingSettings) -> None:
     print(f"sampling: {settings.summary()}", file=sys.stderr)
 
 
-def write_variants(
+def save_each(
+    args: Namespace, metadata: dict[str, str], images: Iterable[tuple[Image.Image, str]]
+) -> Iterator[Image.Image]:
+    """The images of (image, label), each written into `--images-dir`, if given, as soon as it comes."""
+    for index, (image, label) in enumerate(images):
+        if args.images_dir:
+            save_png(image, numbered(args.images_dir, index), metadata | {"index": str(index), "label": label})
+        yield image
+
+
+def write_strip(
     args: Namespace,
-    settings: SamplingSettings,
+    metadata: dict[str, str],
     before: Sequence[Image.Image],
-    images: Sequence[Image.Image],
-    strip: bool = True,
+    images: Iterable[Image.Image],
+    shown: int,
 ) -> None:
-    """Write one image as it is, several as a `strip` after those of `before`; with `--images-dir` each alone as well."""
-    print_settings(settings)
-    metadata = image_metadata(args, settings)
-    if args.images_dir:
-        for index, image in enumerate(images):
-            save_png(image, numbered(args.images_dir, index), metadata | {"index": str(index)})
-    if not strip:
-        return
-    if len(images) == 1:
-        save_png(images[0], args.out, metadata)
-    else:
-        if max(images[0].size) > CELL_PIXELS:
-            print(
-                f"note: the strip shows images at up to {CELL_PIXELS} pixels a side; --images-dir writes each as it is",
-                file=sys.stderr,
-            )
-        channels = 1 if images[0].mode in ("L", "I;16") else 3
-        cells = []
-        for image in (*before, *images):
-            cell = to_model_mode(image, channels)
-            cell.thumbnail((CELL_PIXELS, CELL_PIXELS))
-            cells.append(cell)
-        save_png(image_grid(cells, len(cells)), args.out, metadata)
+    """Write one image as it is, or the first `shown` of several as a strip after those of `before`; print the path."""
+    cells: list[Image.Image] = []
+    for index, image in enumerate(images):
+        if args.n == 1:
+            save_png(image, args.out, metadata)
+        elif index < shown:
+            channels = 1 if image.mode in ("L", "I;16") else 3
+            cells += [_cell(one, channels) for one in (*(before if index == 0 else ()), image)]
+            if index == 0 and max(image.size) > CELL_PIXELS:
+                print(
+                    f"note: the strip shows images at up to {CELL_PIXELS} pixels a side; --images-dir writes each as it is",
+                    file=sys.stderr,
+                )
+    if args.n > 1:
+        if args.n > shown:
+            print(f"note: the strip shows the first {shown} of {args.n} images", file=sys.stderr)
+        save_png(image_grid(cells, len(cells), GAP), args.out, metadata)
     print(args.out)
+
+
+def _cell(image: Image.Image, channels: int) -> Image.Image:
+    cell = to_model_mode(image, channels)
+    cell.thumbnail((CELL_PIXELS, CELL_PIXELS))
+    return cell
