@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,12 +12,13 @@ from common.errors import UserError
 
 if TYPE_CHECKING:
     from app.uploads import Limits
+    from diffusion.labels import ClassLabels
     from diffusion.pipeline import ImageGenerator
-    from diffusion.request import ClassLabels
     from diffusion.settings import SamplingSettings
 
 RANDOM, IN_TURN, NO_CLASS = -1, -2, -3  # labels besides the class numbers
 LABEL_WORDS = {NO_CLASS: "none", RANDOM: "random", IN_TURN: "each in turn"}
+DEFAULT_SAMPLER = "default"  # in place of a sampler: the one that the model has for what is done
 MAX_SEED = 2**32 - 1
 
 
@@ -46,9 +47,24 @@ class Request:
     settings: SamplingSettings
 
 
-def read_choices(choices: Choices, generator: ImageGenerator, limits: Limits) -> Request:
-    """Check the values of the controls. Raises UserError where one is missing, has another type or is out of range."""
-    settings = generator.settings(**choices.options)
+def read_choices(
+    choices: Choices,
+    generator: ImageGenerator,
+    limits: Limits,
+    make_settings: Callable[..., SamplingSettings] | None = None,
+) -> Request:
+    """Check the values of the controls.
+
+    Args:
+        make_settings: by default `generator.settings`.
+
+    Raises:
+        UserError: a value is missing, has another type or is out of range.
+    """
+    options = dict(choices.options)
+    if options.get("sampler") == DEFAULT_SAMPLER:
+        del options["sampler"]
+    settings = (make_settings or generator.settings)(**options)
     whole_number("steps", settings.num_inference_steps, 1, limits.steps)
     label = whole_number("label", choices.label, NO_CLASS, len(generator.class_names) - 1)
     if not isinstance(choices.random_seed, bool):
@@ -60,7 +76,7 @@ def read_choices(choices: Choices, generator: ImageGenerator, limits: Limits) ->
 
 def class_labels(label: int, class_names: Sequence[str]) -> ClassLabels:
     """A label of the page as `ImageGenerator` takes it."""
-    words: dict[int, ClassLabels] = {RANDOM: None, NO_CLASS: None, IN_TURN: list(range(len(class_names)))}
+    words: dict[int, ClassLabels] = {RANDOM: "random", NO_CLASS: "none", IN_TURN: list(range(len(class_names)))}
     return words.get(label, label) if class_names else None
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
-from app.choices import LABEL_WORDS, MAX_SEED, NO_CLASS, RANDOM, Choices
+from app.choices import DEFAULT_SAMPLER, LABEL_WORDS, MAX_SEED, NO_CLASS, RANDOM, Choices
 from app.events import QUIET
 from app.uploads import Limits
 from diffusion.sampler import samplers_for
@@ -63,8 +63,16 @@ def add_label(generator: ImageGenerator, words: Sequence[int], prefix: str) -> g
     )
 
 
-def add_options(generator: ImageGenerator, limits: Limits, label: gr.components.Component, prefix: str) -> TabControls:
-    """Add the seed and the sampling options of a tab to the page. Those without use for the model are hidden."""
+def add_options(
+    generator: ImageGenerator, limits: Limits, label: gr.components.Component, prefix: str, editing: bool
+) -> TabControls:
+    """Add the seed and the sampling options of a tab to the page. Those without use for the model are hidden.
+
+    Args:
+        label: the control of the label, to go with them.
+        prefix: of the element ids.
+        editing: whether the tab changes an image: the model's sampler for repainting may be another one.
+    """
     fields = {field.name: field for field in offered_fields(generator, limits)}
     options: dict[str, gr.components.Component] = {}
 
@@ -74,7 +82,15 @@ def add_options(generator: ImageGenerator, limits: Limits, label: gr.components.
         options[name] = setting_control(fields[name], value, visible, prefix)
 
     with gr.Row():
-        add("sampler")
+        repainting = generator.inpainting_settings().sampler
+        if editing and repainting != generator.defaults.sampler:
+            text = f"{generator.defaults.sampler}; {repainting} to repaint and outpaint"
+            offered = [(text, DEFAULT_SAMPLER), *[(name, name) for name in fields["sampler"].choices]]
+            options["sampler"] = gr.Dropdown(
+                offered, value=DEFAULT_SAMPLER, label="Sampler", elem_id=f"{prefix}sampler"
+            )
+        else:
+            add("sampler")
         add("num_inference_steps")
     with gr.Row():
         add("guidance_scale")

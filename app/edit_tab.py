@@ -42,7 +42,7 @@ def add_edit_tab(service: GenerationService, page: gr.Blocks) -> None:
             buttons=["download_all", "download", "fullscreen"], elem_id="variants", elem_classes="pixels",
         )  # fmt: skip
         use = gr.Button("Use the chosen result as the image", elem_id="use")
-        controls = add_options(generator, limits, label, "")
+        controls = add_options(generator, limits, label, "", editing=True)
     connect_image(panel, status, limits)
     outputs = [status, previews, results, controls.seed]
     jobs = [

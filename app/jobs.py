@@ -82,7 +82,8 @@ def repaint_job(
         canvas: see `app.uploads.read_canvas`.
         fit: see `ImageGenerator.inpaint`.
     """
-    request, (margin, feather) = read_choices(choices, generator, limits), edges.checked()
+    request = read_choices(choices, generator, limits, generator.inpainting_settings)
+    margin, feather = edges.checked()
     image = read_image_file(image_path, limits)
     count = variant_count(variants, image.size, limits)
     mask = read_mask(canvas, mask_path, image.size, limits)
@@ -109,7 +110,8 @@ def outpaint_job(
     choices: Choices,
 ) -> Job:
     """Variants of an uploaded image, extended on its `sides`: pixels to add at the left, top, right and bottom."""
-    request, (margin, feather) = read_choices(choices, generator, limits), edges.checked()
+    request = read_choices(choices, generator, limits, generator.inpainting_settings)
+    margin, feather = edges.checked()
     left, top, right, bottom = (
         whole_number(name, side, 0, limits.extend)
         for name, side in zip(("left", "top", "right", "bottom"), sides, strict=True)

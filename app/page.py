@@ -50,7 +50,7 @@ def add_grid_tab(service: GenerationService) -> None:
             start = gr.Button("Sample", variant="primary", scale=3, elem_id="draw")
             stop = gr.Button("Stop", scale=1, elem_id="grid-stop")
         status = gr.HTML(elem_id="grid-status", elem_classes="status")
-        controls = add_options(generator, limits, label, "grid-")
+        controls = add_options(generator, limits, label, "grid-", editing=False)
     with gr.Column(scale=6):
         previews = gr.HTML(elem_id="grid-codes", elem_classes="previews pixels")
         grid = gr.Image(

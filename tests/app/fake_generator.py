@@ -28,6 +28,10 @@ class FakeGenerator:
     def settings(self, **options):
         return self.defaults.updated(options)
 
+    def inpainting_settings(self, **options):
+        chosen = "sampler" in options or self.prior.graph.is_masked
+        return self.settings(**{} if chosen else {"sampler": "predictor_corrector"}, **options)
+
     def generate(self, n, class_labels, *, callback_on_step_end, **options):
         self.sample(n, callback_on_step_end, {"class_labels": class_labels, **options})
         return [Image.new("L", (32, 32), 40 * (i % 5)) for i in range(n)]

@@ -4,11 +4,13 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the page's tests need gradio: pip install -e '.[app]'")
 
-from app.choices import IN_TURN, NO_CLASS, RANDOM, Choices
+from app.choices import DEFAULT_SAMPLER, IN_TURN, NO_CLASS, RANDOM, Choices
 from app.data_url import data_url
 from app.jobs import Edges, grid_columns, grid_job, morph_job, outpaint_job, repaint_job, vary_job
 from app.uploads import DEFAULT_LIMITS, Limits, mask_layer
 from common.errors import UserError
+from diffusion.graph import Absorbing, Uniform
+from diffusion.pipeline import ImageGenerator
 from tests.app.fake_generator import FakeGenerator
 from tests.app.files import ODD, box_mask, changed_inside, same_outside, sample_image, written
 
@@ -144,12 +146,26 @@ def test_grid_labels_in_turn_make_columns():
 
 def test_what_is_pasted_is_what_is_shown(path):
     """A preview whose codes are all known is the result."""
-    from diffusion.pipeline import ImageGenerator
-
     generator = ImageGenerator.from_pretrained("models/emoji64", "cpu")
     mask = box_mask((64, 64), (20, 30, 50, 60))
-    changed = {"canvas": data_url(mask_layer(mask)), "feather": 3, "choices": Choices(NO_CLASS, 1, False, {"num_inference_steps": 2})}
+    changed = {
+        "canvas": data_url(mask_layer(mask)),
+        "feather": 3,
+        "choices": Choices(NO_CLASS, 1, False, {"num_inference_steps": 2}),
+    }
     for kind in ("repaint", "outpaint", "vary"):
         results, previews = results_of(make(kind, path, changed, generator=generator))
         for result, preview in zip(results, previews[-1], strict=True):
             assert np.array_equal(result, preview), kind
+
+
+def test_the_default_sampler_of_repainting_is_that_of_the_graph(path):
+    def sampler(kind, graph, chosen):
+        choices = Choices(NO_CLASS, 0, False, {"sampler": chosen})
+        return make(kind, path, {"choices": choices}, generator=FakeGenerator(graph=graph)).request.settings.sampler
+
+    for kind in KINDS:
+        assert sampler(kind, Absorbing, DEFAULT_SAMPLER) == "tweedie"
+        expected = "predictor_corrector" if kind in ("repaint", "outpaint") else "tweedie"
+        assert sampler(kind, Uniform, DEFAULT_SAMPLER) == expected
+        assert sampler(kind, Uniform, "euler") == "euler"

@@ -12,7 +12,6 @@ from app.service import PREVIEW_FRACTION, GenerationService
 from app.storage import Storage
 from app.uploads import DEFAULT_LIMITS, Limits
 from common.errors import UserError
-from tests.app.fake_generator import FakeGenerator
 from tests.app.files import sample_image, written
 
 
