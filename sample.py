@@ -113,6 +113,8 @@ def build_parser(schema: type[SamplingSettings] = SamplingSettings) -> ArgumentP
     command = commands.add_parser("app", parents=[model], help="serve a page for the browser")
     command.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1: this machine only)")
     command.add_argument("--port", type=int, default=7860, help="port (default 7860)")
+    command.add_argument("--allow-host", action="append", default=[], metavar="NAME[:PORT]",
+                         help="another name of this server, such as a proxy's; may be repeated")  # fmt: skip
 
     command = commands.add_parser("samplers", help="list the sampling algorithms and a model's generation defaults")
     command.add_argument("--model", type=Path, help="a model directory: its defaults, and the samplers that fit it")

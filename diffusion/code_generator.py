@@ -12,6 +12,7 @@ from torch import Tensor
 from common.errors import UserError
 from diffusion.labels import Classes, ClassLabels
 from diffusion.noise import time_of_noised_fraction
+from diffusion.preview import nearest_known_codes
 from diffusion.prior import Prior
 from diffusion.progress import CallProgress
 from diffusion.request import (
@@ -201,11 +202,8 @@ class CodeGenerator:
     def preview(self, codes: Tensor) -> list[Image.Image]:
         """Images of codes `(n, h, w)` of which some are still masked (equal to the codebook's size): those tiles are grey."""
         masked = codes == self.tokenizer.codebook_size
+        images = self.tokenizer.decode(nearest_known_codes(codes, masked))
         step = self.tokenizer.downsample
-        shape = (1, self.tokenizer.channels, codes.shape[1] * step, codes.shape[2] * step)
-        # The decoder needs some code there: those of an empty image disturb the neighbours least.
-        empty = self.tokenizer.encode(torch.zeros(shape, device=self.device))
-        images = self.tokenizer.decode(torch.where(masked, empty, codes))
         tiles = masked.repeat_interleave(step, 1).repeat_interleave(step, 2)[:, None]
         return to_pil(torch.where(tiles, 0.0, images))
 

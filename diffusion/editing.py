@@ -21,7 +21,7 @@ from diffusion.labels import ClassLabels
 from diffusion.request import MAX_CODES, Conditioning, Request, RequestOption, whole_number
 from diffusion.settings import SamplingSettings
 from images.convert import Array, ImageInput, OutputType, as_pil, to_output
-from images.mask import Box, image_mask, mask_doubt
+from images.mask import Box, Mask, image_mask, mask_doubt
 from images.region import Region, crop_region, extend_canvas, paste_region, region_around
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,24 @@ def mask_to_codes(mask: Tensor, downsample: int, margin: int = 1) -> Tensor:
     """
     hidden = F.max_pool2d(mask[:, None].float(), downsample)
     return F.max_pool2d(hidden, 2 * margin + 1, stride=1, padding=margin)[:, 0] > 0
+
+
+def outpaint_region(mask: Mask, left: int, top: int, size: int, downsample: int) -> Region:
+    """The region to work on when an image is extended: all of it, or the part around the added pixels where it is large.
+
+    Args:
+        mask: the added pixels of the extended image, bool `(H, W)`.
+        left, top: the number of pixels added there.
+        size: side in pixels of the model's training images.
+        downsample: f.
+    """
+    # Begin a whole number of codes before the old image, so that its first pixel is the first of a code.
+    begin = (-(-left % downsample), -(-top % downsample))
+    lengths = zip(mask.shape[::-1], begin, strict=True)
+    sides = [max(size, -(-(length - first) // downsample) * downsample) for length, first in lengths]
+    if sides[0] * sides[1] > MAX_CODES * downsample**2:
+        return region_around(mask, size, downsample)
+    return Region((*begin, begin[0] + sides[0], begin[1] + sides[1]), (sides[1], sides[0]))
 
 
 class ImageEditing(CodeGenerator):
@@ -199,15 +217,7 @@ class ImageEditing(CodeGenerator):
         labels = self.classes.editing_numbers(class_labels)
         request = self.request(n, labels, output_type, options, self.inpainting_settings)
         canvas, mask = extend_canvas(as_pil(image), left, top, right, bottom)
-        step, size = self.tokenizer.downsample, self.tokenizer.image_size
-        # Begin a whole number of codes before the old image, so that its first pixel is the first of a code.
-        begin = (-(-left % step), -(-top % step))
-        sides = [
-            max(size, -(-(length - first) // step) * step) for length, first in zip(canvas.size, begin, strict=True)
-        ]
-        region = Region((*begin, begin[0] + sides[0], begin[1] + sides[1]), (sides[1], sides[0]))
-        if sides[0] * sides[1] > MAX_CODES * step**2:  # of a large image, only the part around the added pixels
-            region = region_around(mask, size, step)
+        region = outpaint_region(mask, left, top, self.tokenizer.image_size, self.tokenizer.downsample)
         painted = self._repaint(request, canvas, mask, region, margin, feather, beyond=True)
         return to_output(painted, output_type)
 

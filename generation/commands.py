@@ -68,7 +68,8 @@ def app(args: Namespace) -> None:
     """Serve the page until it is stopped."""
     from app.server import serve  # noqa: PLC0415 - gradio is an extra
 
-    serve(ImageGenerator.from_pretrained(args.model, None, args.dtype), host=args.host, port=args.port)
+    generator = ImageGenerator.from_pretrained(args.model, None, args.dtype)
+    serve(generator, host=args.host, port=args.port, allowed=args.allow_host)
 
 
 def samplers(args: Namespace) -> None:

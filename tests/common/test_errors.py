@@ -161,7 +161,11 @@ def test_after_ctrl_c_a_stage_without_a_checkpoint_promises_nothing(stage, monke
 @pytest.mark.parametrize(
     ("program", "function", "arguments"),
     [
-        (evaluate, "evaluation.run.evaluate_folder", ["--images", "DIR", "--reference", "mnist5k", "--out", "r.json"]),
+        (
+            evaluate,
+            "evaluation.folder.evaluate_folder",
+            ["--images", "DIR", "--reference", "mnist5k", "--out", "r.json"],
+        ),
         (export, "common.half_precision.copy_in_half_precision", ["DIR", "COPY"]),
     ],
 )
