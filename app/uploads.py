@@ -175,7 +175,7 @@ def read_canvas(url: object, size: tuple[int, int]) -> Image.Image | None:
     if not url:
         return None
     try:
-        with Image.open(io.BytesIO(_png_bytes(url)), formats=("PNG",)) as file:
+        with open_bounded(_png_bytes(url), ("PNG",)) as file:
             fits = file.size == canvas_size(size)
             mask = painted_mask(file.convert("RGBA")) if fits else None
     except Exception as error:  # a client may send anything
