@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count, takewhile
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -107,15 +108,21 @@ def run_in_process(case: Case, stderr: Path) -> Outcome:
 
 
 def attack(
-    model: Path, numbers: Iterable[int], kinds: Sequence[str], full: bool = False
+    model: Path, numbers: Iterable[int], kinds: Sequence[str], full: bool = False, patience: float = 1.0
 ) -> Iterator[tuple[str, Outcome, str]]:
-    """Kind, outcome and broken rule ("" for none) of each hostile input; `full`: with whole tracebacks."""
+    """Kind, outcome and broken rule ("" for none) of each hostile input.
+
+    Args:
+        full: whether a broken rule is given with the whole traceback.
+        patience: factor of the limits of time, for machines with other work.
+    """
     for index in numbers:
         kind = kinds[index % len(kinds)]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "inputs"
             folder.mkdir()
             case = MAKERS[kind](index // len(kinds), model, folder)
+            case = replace(case, limit_s=patience * case.limit_s)
             before = snapshot(folder)
             outcome = run_in_process(case, Path(name) / "stderr.txt")
             broken = broken_rule(case, outcome, folder, before)
