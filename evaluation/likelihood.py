@@ -33,7 +33,7 @@ def score_likelihood(generator: ImageGenerator, codes: Tensor, classes: Sequence
     """
     labels = class_labels(classes, generator.class_names)
     bound = generator.prior.likelihood(
-        codes.to(generator.device), labels.to(generator.device), torch.Generator().manual_seed(seed)
+        codes.to(generator.device), labels.to(generator.device), torch.Generator().manual_seed(seed % 2**64)
     )
     dimensions = generator.tokenizer.channels * generator.tokenizer.downsample**2  # numbers that one code stands for
     return {

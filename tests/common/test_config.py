@@ -43,13 +43,14 @@ def test_a_required_section_may_not_be_missing(tmp_path):
 
 
 texts = st.text(st.characters(exclude_characters="\0"))  # surrogates too: they stand for bytes of file names
+paths = texts.filter(lambda text: not text.startswith("~"))  # ~ is the home folder
 numbers = st.floats(0, 1e300, allow_nan=False)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
-    texts,
-    texts,
+    paths,
+    paths,
     st.lists(texts, max_size=3),
     st.dictionaries(texts, texts | numbers | st.booleans(), max_size=3),
     numbers,

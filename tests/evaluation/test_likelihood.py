@@ -21,7 +21,8 @@ def test_labels_are_those_of_the_model_or_none(known, classes, labels):
     assert class_labels(classes, known).tolist() == labels
 
 
-def test_the_bound_is_reported_in_nats_and_bits():
+@pytest.mark.parametrize(("seed", "used"), [(7, 7), (2**64 - 1, 2**64 - 1), (2**64 + 7, 7)])
+def test_the_bound_is_reported_in_nats_and_bits(seed, used):
     asked = {}
 
     class Prior:
@@ -33,9 +34,9 @@ def test_the_bound_is_reported_in_nats_and_bits():
         prior=Prior(), class_names=["cat", "dog"], device="cpu", tokenizer=SimpleNamespace(channels=3, downsample=4)
     )
     codes = torch.randint(16, (2, 4, 4))
-    report = score_likelihood(generator, codes, ["dog", "cat"], seed=7)
+    report = score_likelihood(generator, codes, ["dog", "cat"], seed=seed)
     assert asked["labels"] == [1, 0]
-    assert asked["seed"] == 7
+    assert asked["seed"] == used
     assert torch.equal(asked["codes"], codes)
     assert report["nats_per_code"] == 2.0
     assert math.isclose(report["bits_per_code"], 2 / math.log(2))
