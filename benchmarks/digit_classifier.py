@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from images.dataset import DataConfig, load_images
+from images.dataset import DataConfig
+from images.sources import load_images
 
 
 def load_digits(split: str) -> tuple[Tensor, Tensor]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar, cast
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError
 from common.scalars import parse_untyped
@@ -104,22 +102,6 @@ def _build(schema: type[Config], values: Values, source: str, prefix: str = "") 
         elif prefix and not message.startswith(prefix.partition(".")[0] + "."):
             message = f"{prefix.removesuffix('.')}: {message}"
         raise UserError(f"{source}: {message}") from error
-
-
-def stored_config(schema: type[Config], values: Mapping[str, object], keys: Sequence[str], source: Path) -> Config:
-    """The `schema` of a model: `keys` are read from `values` of its config.json and checked, other fields keep defaults.
-
-    Raises:
-        UserError: a key is missing, of a wrong type or out of range; the message names `source`.
-    """
-    try:
-        given = {key: values[key] for key in keys}
-        return cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), given)))
-    except KeyError as error:
-        reason = f"{error} is missing"
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-    raise UserError(f"{source} does not describe this model ({reason}): copy or train it again")
 
 
 class _Dumper(yaml.SafeDumper):

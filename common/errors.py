@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
+import logging
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
+
+# Unicode categories that a terminal acts on, or that hide or reorder text: control and format characters, line and
+# paragraph separators, and the surrogates that stand for undecodable bytes of file names.
+ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+JOINERS = "\u200c\u200d"  # format characters that scripts and emoji need
 
 
 class UserError(Exception):
@@ -16,6 +24,36 @@ class UserError(Exception):
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C in a command that can continue later. The message is one line: how to continue."""
+
+
+def printable(text: object) -> str:
+    r"""`text` for a terminal: on one line, control characters and undecodable bytes as escapes such as `\x1b`.
+
+    File names, class names and the messages of libraries may contain escape sequences, which a terminal executes.
+    """
+    return "".join(
+        _escape(character) if unicodedata.category(character) in ESCAPED and character not in JOINERS else character
+        for character in str(text)
+    )
+
+
+def _escape(character: str) -> str:
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte that is not UTF-8, see PEP 383
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def print_note(text: object) -> None:
+    """Print "note: `text`" on stderr: what was found or decided, and is no mistake."""
+    print(f"note: {printable(text)}", file=sys.stderr)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Log messages as `printable` text."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name of the standard library
+        """The message of a record, without its traceback."""
+        return printable(super().formatMessage(record))
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -64,7 +102,7 @@ class ArgumentParser(argparse.ArgumentParser):
         if choice:
             nearest = difflib.get_close_matches(choice[1], re.findall(r"[^\s',]+", choice[2]), n=1, cutoff=0.0)
             message += f"; the nearest one is '{nearest[0]}'"
-        print(f"error: {message} (see '{self.prog} --help')", file=sys.stderr)
+        print(f"error: {printable(message)} (see '{self.prog} --help')", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -74,20 +112,33 @@ def run_cli(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
     Args:
         argv: the arguments; None takes those of the process.
     """
+    if logging.lastResort is not None:  # prints the messages of loggers without a handler
+        logging.lastResort.setFormatter(PrintableFormatter())
+    if isinstance(sys.stdout, io.TextIOWrapper):  # where the terminal's encoding lacks a character
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print("error: " + printable(" ".join(str(error).split())), file=sys.stderr)
         return 2
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"error: cannot use {error.filename}: {error.strerror}; choose another path", file=sys.stderr)
+        name = printable(error.filename)
+        print(f"error: cannot use {name}: {error.strerror}; choose another path", file=sys.stderr)
         return 2
     except Interrupted as interrupted:
-        print(f"stopped; {interrupted}", file=sys.stderr)
+        print(f"stopped; {printable(interrupted)}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def shorten(text: str, limit: int = 300) -> str:
+    """The text in one line of about `limit` characters, cut between words where it has any."""
+    line = " ".join(text[: 10 * limit].split())
+    if len(line) <= limit:
+        return line
+    return (line[:limit].rsplit(" ", 1)[0] if " " in line[:limit] else line[:limit]) + " ..."

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import torch
 
 from common.errors import UserError
 from common.model_card import write_model_card
-from common.model_dir import GENERATION_FILE, PARTS, model_directory, read_model, save_model
+from common.model_dir import GENERATION_FILE, PARTS, model_directory, read_json, read_model, save_model
 
 
 def copy_in_half_precision(source: str | Path, target: Path) -> None:
@@ -19,7 +21,7 @@ def copy_in_half_precision(source: str | Path, target: Path) -> None:
         target: the folder to write.
 
     Raises:
-        UserError: `source` holds no part of a model, or `target` exists.
+        UserError: `source` holds no part of a model, values are not finite in half precision, or `target` exists.
     """
     directory = model_directory(source)
     parts = [part for part in PARTS if (directory / part / "config.json").is_file()]
@@ -27,10 +29,20 @@ def copy_in_half_precision(source: str | Path, target: Path) -> None:
         raise UserError(f"{source} holds neither a tokenizer nor a prior: give the output_dir of a training run")
     if target.exists():
         raise UserError(f"{target} exists: choose another folder")
+    copies = {}
     for part in parts:
         config, state = read_model(directory / part)
         half = {name: value.to(torch.float16) if value.is_floating_point() else value for name, value in state.items()}
+        for name, value in half.items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise UserError(
+                    f"{directory / part}: half precision cannot hold the values of '{name}': keep the original"
+                )
         generation = directory / part / GENERATION_FILE
-        files = {generation.name: generation.read_text(encoding="utf-8")} if generation.is_file() else {}
+        files = (
+            {generation.name: json.dumps(read_json(generation), indent=2) + "\n"} if os.path.lexists(generation) else {}
+        )
+        copies[part] = half, config, files
+    for part, (half, config, files) in copies.items():  # after all parts have been read, so that none is left alone
         save_model(target / part, half, config, files)
     write_model_card(target)

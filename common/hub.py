@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, shorten
 
 PREFIX = "hf:"
 
@@ -26,5 +26,6 @@ def download_model(model: str, files: Sequence[str]) -> Path:
     try:
         return Path(snapshot_download(model.removeprefix(PREFIX), allow_patterns=list(files)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot fetch {model} ({reason}): check the name and the network, or give a folder") from error
+        raise UserError(
+            f"cannot fetch {model} ({shorten(str(error))}): check the name and the network, or give a folder"
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,13 +28,17 @@ def write_model_card(directory: Path) -> None:
         for name in ("tokenizer", "prior")
         if (directory / name / "config.json").is_file()
     }
-    write_text(directory / "README.md", model_card(directory.name, stages))
+    write_text(directory / "README.md", model_card(directory, stages))
 
 
-def model_card(name: str, stages: Stages) -> str:
-    """The text of the card. `stages`: the content of config.json of "tokenizer" and "prior", where they exist."""
+def model_card(directory: Path, stages: Stages) -> str:
+    """The text of the card of the model in `directory`.
+
+    Args:
+        stages: the content of config.json of "tokenizer" and "prior", where they exist.
+    """
     lines = [
-        HEADER + f"# {name}",
+        HEADER + f"# {directory.resolve().name}",
         "",
         "A model of smalti: a VQ-GAN tokenizer and a score-entropy discrete diffusion prior.",
         "",
@@ -47,9 +52,17 @@ def model_card(name: str, stages: Stages) -> str:
             lines += [f"| {score} | {value:.4g} |" for score, value in scores.items()]
         lines += [""]
     if "prior" in stages:
-        lines += ["## Use", "", f"    python sample.py grid --model {name} --out grid.png", ""]
+        command = f"python sample.py grid --model {shlex.quote(_usable_path(directory))} --out grid.png"
+        lines += ["## Use", "", "In the folder of smalti:", "", f"    {command}", ""]
+        lines += ["After an upload to the Hugging Face Hub: `--model hf:OWNER/NAME`, from any machine.", ""]
     lines += ["The weights are safetensors files. Loading them runs no pickle.", ""]
     return "\n".join(lines)
+
+
+def _usable_path(directory: Path) -> str:
+    """A path that works where training was started: relative inside that folder, else absolute."""
+    absolute, here = directory.resolve(), Path.cwd()
+    return (absolute.relative_to(here) if absolute.is_relative_to(here) else absolute).as_posix()
 
 
 def _scores(config: Mapping[str, object]) -> dict[str, float]:

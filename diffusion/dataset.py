@@ -1,7 +1,8 @@
 """The encoded data set on disk: written once, memory-mapped afterwards.
 
-A folder `<output_dir>/codes/<key>/` holds codes.npy `(N, h, w)` uint16 or uint32, labels.npy `(N,)` int64 and meta.json.
-The key is a hash of the tokenizer's weights and of the data, so codes of another tokenizer are never read.
+A folder `<output_dir>/codes/<key>/` holds codes.npy `(N, h, w)` uint16 or uint32, places.npy `(N,)` int64 and meta.json.
+The key is a hash of the tokenizer's weights and of the images, so codes of another tokenizer are never read. Labels are
+not stored: they come from the data set in each run, because the same images may have other classes later.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -23,6 +24,23 @@ from common.files import empty_temporary_directory, install_directory, temporary
 
 Encode = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> codes (B, h, w)
 Item = tuple[Tensor, Tensor]
+PLACES = "places.npy"
+
+
+class LabelledImages(Protocol):
+    """A data set of images; `images.dataset` has three.
+
+    Attributes:
+        labels: int64 `(L,)`.
+    """
+
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """The number of images N."""
+
+    def read(self, key: int) -> tuple[Tensor, int]:
+        """The image `(C, H, W)` of a key in [0, N), and the place of its label."""
 
 
 def codes_key(tokenizer_weights: Path, data_fingerprint: str) -> str:
@@ -35,22 +53,26 @@ def codes_key(tokenizer_weights: Path, data_fingerprint: str) -> str:
 
 
 class EncodedImages(Dataset[Item]):
-    """Codes `(h, w)` int64 and their label, read from a folder that `encode_images` wrote."""
+    """Codes `(h, w)` int64, read from a folder that `encode_images` wrote, and their label.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        labels: of the images that were encoded, int64 `(L,)`.
+    """
+
+    def __init__(self, folder: Path, labels: Tensor) -> None:
         self.codes = np.load(folder / "codes.npy", mmap_mode="r")
-        self.labels = np.load(folder / "labels.npy")
+        self.labels = labels[torch.from_numpy(np.load(folder / PLACES))]
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def __getitem__(self, index: int) -> Item:
         codes = torch.from_numpy(self.codes[index].astype(np.int64))
-        return codes, torch.tensor(self.labels[index])
+        return codes, self.labels[index]
 
 
 def encode_images(
-    images: Dataset[Item],
+    images: LabelledImages,
     encode: Encode,
     codebook_size: int,
     folder: Path,
@@ -60,45 +82,55 @@ def encode_images(
     """Encode all of `images` into `folder`, unless that was done before; processes share the work.
 
     Args:
-        images: items (image `(C, H, W)`, label).
         encode: images `(B, C, H, W)` -> codes `(B, h, w)`.
     """
-    if not (folder / "meta.json").is_file():
+    # Folders of older versions hold labels, which may be wrong, and no places.
+    if not ((folder / "meta.json").is_file() and (folder / PLACES).is_file()):
         _write(images, encode, codebook_size, folder, accelerator, batch_size)
-    return EncodedImages(folder)
+    return EncodedImages(folder, images.labels)
+
+
+class _Places(Dataset[tuple[Tensor, int]]):
+    """The images, each with the place of its label: that of another file where its own does not decode."""
+
+    def __init__(self, images: LabelledImages) -> None:
+        self.images = images
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images.read(index)
 
 
 def _write(
-    images: Dataset[Item],
+    images: LabelledImages,
     encode: Encode,
     codebook_size: int,
     folder: Path,
     accelerator: Accelerator,
     batch_size: int,
 ) -> None:
-    count = len(images)  # type: ignore[arg-type]
+    count = len(images)
     part = temporary_path(folder)
-    first = encode(images[0][0][None].to(accelerator.device))
+    first = encode(images.read(0)[0][None].to(accelerator.device))
     if accelerator.is_main_process:
         empty_temporary_directory(folder)
         dtype = np.uint16 if codebook_size <= 1 << 16 else np.uint32
         np.lib.format.open_memmap(part / "codes.npy", mode="w+", dtype=dtype, shape=(count, *first.shape[1:])).flush()
-        np.lib.format.open_memmap(part / "labels.npy", mode="w+", dtype=np.int64, shape=(count,)).flush()
+        np.lib.format.open_memmap(part / PLACES, mode="w+", dtype=np.int64, shape=(count,)).flush()
     accelerator.wait_for_everyone()
 
     codes = np.lib.format.open_memmap(part / "codes.npy", mode="r+")
-    labels = np.lib.format.open_memmap(part / "labels.npy", mode="r+")
+    places = np.lib.format.open_memmap(part / PLACES, mode="r+")
     bounds = np.linspace(0, count, accelerator.num_processes + 1).astype(int)
     start, stop = bounds[accelerator.process_index], bounds[accelerator.process_index + 1]
     loader: Iterable[Item] = cast(
-        "Iterable[Item]", DataLoader(Subset(images, range(start, stop)), batch_size=batch_size)
+        "Iterable[Item]", DataLoader(Subset(_Places(images), range(start, stop)), batch_size=batch_size)
     )
-    for batch, label in tqdm(loader, desc="encode", disable=not accelerator.is_main_process):
+    for batch, place in tqdm(loader, desc="encode", disable=not accelerator.is_main_process):
         codes[start : start + len(batch)] = encode(batch.to(accelerator.device)).cpu().numpy()
-        labels[start : start + len(batch)] = label.numpy()
+        places[start : start + len(batch)] = place.numpy()
         start += len(batch)
     codes.flush()
-    labels.flush()
+    places.flush()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (part / "meta.json").write_text(json.dumps({"count": count, "codebook_size": codebook_size}))

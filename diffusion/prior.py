@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from common.config import TrainConfig, stored_config
-from common.errors import UserError
-from common.model_dir import GENERATION_FILE, load_weights, model_directory, read_json, read_model, save_model
+from common.config import TrainConfig
+from common.errors import UserError, shorten
+from common.model_dir import (
+    CONFIG_FILE,
+    GENERATION_FILE,
+    load_model,
+    model_directory,
+    read_config,
+    read_json,
+    save_model,
+)
+from common.ranges import check_range
+from common.stored_config import stored_config
 from diffusion.graph import GRAPHS, at_least_float32, build_graph, per_position
 from diffusion.likelihood import Bound, likelihood_bound
 from diffusion.loss import cross_entropy, score_entropy
 from diffusion.noise import NOISES, LogLinear, build_noise
-from diffusion.sampler import NEEDS_MASK, get_sampler
+from diffusion.sampler import NEEDS_MASK, get_sampler, planned_calls
 from diffusion.sampling import Predictor
 from diffusion.settings import SamplingSettings
 from diffusion.subcodes import split_codes, subcode_vocab_size
 from diffusion.transformer import Transformer2D
 from diffusion.windows import SlidingWindows
 
+MAX_CALLS = 1_000_000  # network calls of one sample
+MAX_WIDTH, MAX_DEPTH, MAX_GROUPS = 65_536, 1000, 24
+MAX_CODEBOOK = 2**24
+MAX_GRID = 4096  # codes a side
 LOSSES = ("auto", "score_entropy", "lambda_dce", "maskgit", "cross_entropy")
 
 
@@ -71,11 +86,10 @@ class PriorConfig:
             )
         if self.graph == "absorbing" and self.parametrization != "x0":
             raise ValueError("parametrization score needs the uniform graph: set prior.parametrization=x0")
-        if self.groups < 0:
-            raise ValueError(f"groups must not be negative, got {self.groups}")
-        for name in ("width", "depth", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_range("groups", self.groups, 0, MAX_GROUPS)
+        check_range("depth", self.depth, 1, MAX_DEPTH)
+        for name in ("width", "heads"):
+            check_range(name, getattr(self, name), 1, MAX_WIDTH)
         unit = 4 * self.heads
         if self.width % unit:
             raise ValueError(
@@ -113,9 +127,12 @@ class CodeShape:
     class_names: list[str]
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a grid that is none."""
-        if len(self.grid) != 2 or min(self.grid) < 1:
-            raise ValueError(f"grid must be two numbers of at least 1, got {self.grid}")
+        """Raise ValueError for values that no encoded data has."""
+        check_range("codebook_size", self.codebook_size, 2, MAX_CODEBOOK)
+        if len(self.grid) != 2:
+            raise ValueError(f"grid must be two numbers, got {self.grid}")
+        for side in self.grid:
+            check_range("each of grid", side, 1, MAX_GRID)
 
 
 class Prior(nn.Module):
@@ -171,6 +188,9 @@ class Prior(nn.Module):
         if settings.guidance_scale != 1 and not self.guided:
             raise UserError("this model has no classes or was trained without label dropout: leave guidance at 1")
         sampler = get_sampler(settings.sampler, settings.sampler_options, self.graph)
+        calls = planned_calls(settings)
+        if calls > MAX_CALLS:
+            raise UserError(f"{calls} network calls are more than {MAX_CALLS}: ask for fewer steps or corrections")
         # Options of the command line are texts. Typed, they read the same in metadata as those of other origins.
         return settings.updated({"sampler_options": sampler.keywords})
 
@@ -185,8 +205,10 @@ class Prior(nn.Module):
         if large_grids == "sliding" and (codes.shape[1] > self.grid[0] or codes.shape[2] > self.grid[1]):
             mask_state = self.graph.mask_state if self.graph.is_masked else None
             network = SlidingWindows(self.network, self.grid, mask_state, normalise=not self.raw_score)
-        output: Tensor = network(codes, sigma.float(), labels)
-        return self.graph.log_p0(output.float(), codes, sigma, self.raw_score)
+        output: Tensor = network(codes, sigma.float(), labels).float()
+        if not output.sum().isfinite():  # finite weights can be so large that the activations are not
+            raise UserError("the prior's output is not finite: its weights are damaged, or --dtype needs to be float32")
+        return self.graph.log_p0(output, codes, sigma, self.raw_score)
 
     def predictor(self, labels: Tensor, guided: bool, large_grids: str = "sliding") -> Predictor:
         """The `Predictor` of a batch with `labels` `(B,)`: with them and, if `guided`, also without, in one network call."""
@@ -242,7 +264,13 @@ class Prior(nn.Module):
         return (entropy.flatten(1).mean(1) * dsigma).mean()
 
     def likelihood(
-        self, codes: Tensor, labels: Tensor, generator: torch.Generator, points: int = 16, batch_size: int = 100
+        self,
+        codes: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        points: int = 16,
+        batch_size: int = 100,
+        progress: Callable[[int], object] | None = None,
     ) -> Bound:
         """Upper bound on -ln p(codes | label), in nats a code (SEDD, arXiv 2310.16834, theorem 3.6).
 
@@ -250,11 +278,12 @@ class Prior(nn.Module):
             codes: clean codes `(N, h, w)` in [0, K); labels: `(N,)` in [0, C], C and -1 are no class.
             generator: a CPU generator.
             points: strata of the noise level; every image is used once in each.
+            progress: called after each network call with its number of noised images; N times `points` in all.
         """
         labels = torch.where(labels < 0, self.no_class, labels)
         codes = split_codes(codes, self.groups, self.vocab_size)
         bound = likelihood_bound(
-            self.network, self.graph, codes, labels, generator, points, batch_size, self.raw_score
+            self.network, self.graph, codes, labels, generator, points, batch_size, self.raw_score, progress=progress
         )  # in nats a sub-code
         return Bound(bound.nats * self.groups, bound.standard_error * self.groups)
 
@@ -269,17 +298,16 @@ class Prior(nn.Module):
     @classmethod
     def load(cls, directory: Path) -> Prior:
         """Read what `save` wrote, in eval mode. Raises UserError where it is missing, damaged or does not fit."""
-        stored, state = read_model(directory)
-        source = directory / "config.json"
+        stored, source = read_config(directory), directory / CONFIG_FILE
         config = stored_config(PriorConfig, stored, ARCHITECTURE_KEYS, source)
         shape = stored_config(CodeShape, stored, ("codebook_size", "grid", "class_names"), source)
         config.generation = read_generation(directory)
-        try:
-            prior = cls(config, shape.codebook_size, (shape.grid[0], shape.grid[1]), shape.class_names)
-        except UserError as error:
-            raise UserError(f"{directory}: {error}") from error
-        load_weights(prior.network, state, directory)
-        return prior.eval()
+        return load_model(
+            directory,
+            lambda: cls(config, shape.codebook_size, (shape.grid[0], shape.grid[1]), shape.class_names),
+            {"depth": ("blocks", config.depth)},
+            lambda prior: prior.network,
+        )
 
     @classmethod
     def from_pretrained(cls, model: str | Path, device: str | torch.device = "cpu") -> Prior:
@@ -304,9 +332,10 @@ def fitted_generation(config: PriorConfig, class_names: Collection[str]) -> Samp
 def read_generation(directory: Path) -> SamplingSettings:
     """The generation defaults in `directory`/generation.json, `SamplingSettings()` without that file. Raises UserError."""
     file = directory / GENERATION_FILE
-    if not file.is_file():
+    if not os.path.lexists(file):  # a folder or a broken link is a fault
         return SamplingSettings()
+    stored = read_json(file)
     try:
-        return SamplingSettings().updated(read_json(file))
+        return SamplingSettings().updated(stored)
     except UserError as error:
-        raise UserError(f"{file}: {error}") from error
+        raise UserError(f"{file}: {shorten(str(error))}") from error

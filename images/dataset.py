@@ -1,10 +1,10 @@
-"""Image data sets: the embedded digits, a folder of images, or one of torchvision's."""
+"""Image data sets: the embedded digits and folders, in memory or read from their files when they are asked for."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import inspect
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.errors import UserError
+from common.files import expand_user
 from images.convert import from_8_bits, to_tensor
-from images.folder import class_folder, decode_square, find_images, fit_square, read_squares, stack_squares
+from images.folder import Split, class_folder, find_images
+from images.squares import decode_square, read_squares
 
 Key = int | tuple[int, bool]
 SOURCES = ("mnist5k", "folder", "torchvision:<Name>")
@@ -34,12 +36,14 @@ class DataConfig:
     path: str = ""
     image_size: int = 32  # pixels a side
     channels: int = 1  # 1 or 3
-    holdout: float = 0.1  # fraction for validation of a folder without train/ and val/
+    holdout: float = 0.1  # fraction for validation of a folder without val/
     workers: int = 0  # loader processes
     flip: bool = False  # mirror training images at random; wrong for digits and letters
     in_memory: bool | None = None  # decode a folder once and keep it; None: where that takes up to 2 GiB
+    allow_other_classes: bool = False  # train a prior on the codes of a tokenizer that was trained on other classes
 
     def __post_init__(self) -> None:
+        self.path = expand_user(self.path, "data.path")
         if self.source not in SOURCES and not self.source.startswith("torchvision:"):
             raise ValueError(f"data.source must be one of {', '.join(SOURCES)}, got '{self.source}'")
         if self.channels not in (1, 3):
@@ -51,35 +55,51 @@ class DataConfig:
 
 
 class ImageData(Dataset[tuple[Tensor, Tensor]]):
-    """Images in memory: items are (image `(C, S, S)` float in [-1, 1], label int64, -1 without classes).
+    """Images in memory: items are (image `(C, S, S)` float in [-1, 1], label int64, -1 without a class).
 
     The key of an item is its number, or (number, whether mirrored).
 
+    Args:
+        cropped: the number of images that were not square.
+
     Attributes:
         pixels: uint8 `(N, C, S, S)`.
-        class_names: sorted names; empty without classes.
-        fingerprint: hexadecimal hash of what the set holds.
+        labels: int64 `(N,)`, numbers in `class_names`.
+        class_names: the classes of the training images, sorted; empty without classes.
+        fingerprint: hexadecimal hash of the images, independent of the labels.
         flip: whether the batch sampler mirrors images at random.
         skipped: files that did not decode.
     """
 
     def __init__(
-        self, pixels: Tensor, labels: Tensor, class_names: list[str], fingerprint: str, skipped: list[Path], flip: bool
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        class_names: list[str],
+        fingerprint: str,
+        skipped: list[Path],
+        flip: bool,
+        cropped: int = 0,
     ) -> None:
         self.pixels, self.labels, self.class_names = pixels, labels, class_names
-        self.fingerprint, self.skipped, self.flip = fingerprint, skipped, flip
+        self.fingerprint, self.skipped, self.flip, self.cropped = fingerprint, skipped, flip, cropped
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        image, place = self.read(key)
+        return image, self.labels[place]
+
+    def read(self, key: Key) -> tuple[Tensor, int]:
+        """The image of a key, and its place in `labels`."""
         index, mirrored = key if isinstance(key, tuple) else (key, False)
         image = from_8_bits(self.pixels[index])
-        return image.flip(-1) if mirrored else image, self.labels[index]
+        return image.flip(-1) if mirrored else image, index
 
 
 class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
-    """Images read from their files each time: items and attributes as `ImageData`, without `pixels`.
+    """Images read from their files each time: items and attributes as `ImageData`, without `pixels` and `cropped`.
 
     A file that does not decode is named once in the log, and the next file replaces it.
     """
@@ -101,6 +121,11 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
         return len(self.files)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        image, place = self.read(key)
+        return image, self.labels[place]
+
+    def read(self, key: Key) -> tuple[Tensor, int]:
+        """The image of a key, and its place in `labels`: that of the file that was read."""
         index, mirrored = key if isinstance(key, tuple) else (key, False)
         if index >= len(self):
             raise IndexError(index)
@@ -112,8 +137,8 @@ class ImageFiles(Dataset[tuple[Tensor, Tensor]]):
             if square is None:
                 self.skipped.append(file)
                 continue
-            image = to_tensor(square, self.config.channels)
-            return image.flip(-1) if mirrored else image, self.labels[place]
+            image = to_tensor(square.image, self.config.channels)
+            return image.flip(-1) if mirrored else image, place
         raise UserError(f"none of the {len(self)} images decodes: check the files")
 
 
@@ -125,39 +150,29 @@ class WithFlips(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, images: Images) -> None:
         self.images = images
+        self.labels = images.labels
         self.fingerprint = f"{images.fingerprint} both ways"
 
     def __len__(self) -> int:
         return 2 * len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, place = self.read(index)
+        return image, self.labels[place]
+
+    def read(self, index: int) -> tuple[Tensor, int]:
+        """An image, and its place in `labels`."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self.images[index % len(self.images), index >= len(self.images)]
-
-
-def load_images(config: DataConfig, split: str) -> Images:
-    """The "train" or "val" split that `config` names. Raises UserError where there is nothing to read."""
-    flip = config.flip and split == "train"
-    if config.source == "mnist5k":
-        return load_mnist5k(config, split)
-    if config.source.startswith("torchvision:"):
-        return _torchvision(config, split, flip)
-    root = Path(config.path)
-    if not config.path or not root.is_dir():
-        raise UserError(f"no folder '{config.path}': set data.path to a folder of images")
-    if (root / "train").is_dir() and (root / "val").is_dir():
-        return _read_folder(root / split, find_images(root / split), config, flip)
-    found = [file for file in find_images(root) if (_position(file, root) < config.holdout) == (split == "val")]
-    if not found:
-        raise UserError(f"too few images in {root} for the {split} split: change data.holdout or add images")
-    return _read_folder(root, found, config, flip)
+        return self.images.read((index % len(self.images), index >= len(self.images)))
 
 
 def load_folder(path: str | Path, image_size: int, channels: int) -> ImageData:
-    """All images under `path`, without a split, in memory."""
+    """All images under `path`, without a split, in memory. An image in `path` itself means that there are no classes."""
     config = DataConfig(source="folder", path=str(path), image_size=image_size, channels=channels, in_memory=True)
-    images = _read_folder(Path(path), find_images(Path(path)), config, flip=False)
+    split = Split(Path(path), find_images(Path(path)))
+    names = sorted({class_folder(file, split.root) for file in split.files})
+    images = read_split(split, [] if "" in names else names, config, flip=False)
     assert isinstance(images, ImageData)
     return images
 
@@ -188,66 +203,33 @@ def load_mnist5k(config: DataConfig, split: str) -> ImageData:
     return ImageData(pixels[chosen].contiguous(), labels[chosen], [str(d) for d in range(10)], fingerprint, [], flip)
 
 
-def _torchvision(config: DataConfig, split: str, flip: bool) -> ImageData:
-    from torchvision import datasets  # noqa: PLC0415 - takes half a second, and the other sources do without it
+def read_split(split: Split, class_names: list[str], config: DataConfig, flip: bool) -> Images:
+    """The images of one split of a folder. Labels are numbers in `class_names`; an image of no class there has -1.
 
-    name = config.source.removeprefix("torchvision:")
-    kind = getattr(datasets, name, None)
-    parameters = inspect.signature(kind).parameters if isinstance(kind, type) else {}
-    if kind is None or not {"train", "split"} & parameters.keys():
-        raise UserError(
-            f"data.source={config.source}: torchvision has no such data set with a training and a test part; try CIFAR10"
-        )
-    part: dict[str, object] = {"train": split == "train"} if "train" in parameters else {"split": split}
-    if "split" in part and split == "val":
-        part["split"] = "test"  # what most of them call it
-    if "download" in parameters:
-        part["download"] = True
-    root = Path(config.path or "data") / name
-    try:
-        found = kind(root, **part)
-        squares = [fit_square(image, config.image_size, config.channels) for image, _ in found]
-        labels = torch.tensor([int(label) for _, label in found])
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"data.source={config.source} cannot be read ({reason}): place its files in {root}, or give a folder"
-        ) from error
-    pixels = stack_squares(squares)
-    names = [str(name) for name in getattr(found, "classes", [])]
-    digest = hashlib.sha256(f"{config.source} {part} {config.image_size} {config.channels} {flip}".encode())
-    digest.update(pixels.numpy().tobytes())
-    return ImageData(pixels, labels, names, digest.hexdigest(), [], flip)
-
-
-def _position(file: Path, root: Path) -> float:
-    """A number in [0, 1) that depends on a file's name alone, so that adding files moves no other file between splits."""
-    return int(hashlib.sha256(file.relative_to(root).as_posix().encode()).hexdigest()[:8], 16) / 16**8
-
-
-def _read_folder(root: Path, found: list[Path], config: DataConfig, flip: bool) -> Images:
-    folders = {file: class_folder(file, root) for file in found}
-    # An image in the root itself means a folder without classes.
-    class_names = [] if "" in folders.values() else sorted(set(folders.values()))
+    Raises:
+        UserError: no image decodes.
+    """
     number = {name: index for index, name in enumerate(class_names)}
     in_memory = config.in_memory
     if in_memory is None:
-        in_memory = len(found) * config.image_size**2 * config.channels <= IN_MEMORY_LIMIT
-    pixels, kept = _decode_all(root, found, config) if in_memory else (None, found)
-    labels = torch.tensor([number.get(folders[file], -1) for file in kept])
+        in_memory = len(split.files) * config.image_size**2 * config.channels <= IN_MEMORY_LIMIT
+    pixels, kept, cropped = _decode_all(split, config) if in_memory else (None, split.files, 0)
+    labels = torch.tensor([number.get(class_folder(file, split.root), -1) for file in kept])
     digest = hashlib.sha256(f"{config.image_size} {config.channels} {flip}".encode())
     for file in kept:
         stat = file.stat()
-        digest.update(f"{file.relative_to(root).as_posix()} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(file.relative_to(split.root).as_posix()))
+        digest.update(f" {stat.st_size} {stat.st_mtime_ns}\n".encode())
     if pixels is None:
         return ImageFiles(kept, labels, class_names, digest.hexdigest(), config, flip)
-    skipped = sorted(set(found) - set(kept))
-    return ImageData(pixels, labels, class_names, digest.hexdigest(), skipped, flip)
+    skipped = sorted(set(split.files) - set(kept))
+    return ImageData(pixels, labels, class_names, digest.hexdigest(), skipped, flip, cropped)
 
 
-def _decode_all(root: Path, found: list[Path], config: DataConfig) -> tuple[Tensor, list[Path]]:
-    """uint8 pixels `(N, C, S, S)` of the files that decode, and those files. Raises UserError where none does."""
-    batches = list(read_squares(found, config.image_size, config.channels, READ_TOGETHER))
+def _decode_all(split: Split, config: DataConfig) -> tuple[Tensor, list[Path], int]:
+    """uint8 pixels `(N, C, S, S)` of the files that decode, those files, and how many images were not square."""
+    batches = list(read_squares(split.files, config.image_size, config.channels, READ_TOGETHER))
     if not batches:
-        raise UserError(f"none of the {len(found)} images in {root} decodes: check the files")
-    return torch.cat([batch.pixels for batch in batches]), [file for batch in batches for file in batch.files]
+        raise UserError(f"none of the {len(split.files)} images in {split.root} decodes: check the files")
+    files = [file for batch in batches for file in batch.files]
+    return torch.cat([batch.pixels for batch in batches]), files, sum(batch.cropped for batch in batches)

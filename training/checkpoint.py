@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,12 +11,14 @@ from pickle import UnpicklingError
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
-from common.errors import UserError
+from common.errors import UserError, shorten
 from common.files import empty_temporary_directory, install_directory, temporary_path
-from common.model_dir import load_weights
+from common.weights import first_misfit, read_header, read_tensors
+
+EMA_FILE = "ema.safetensors"
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def newest_checkpoint(output_dir: Path, stage: str) -> Path | None:
 
 
 def checkpoint_to_resume(output_dir: Path, stage: str, resume: str) -> Path | None:
-    """The checkpoint that `train.resume` selects: "auto" the newest, "never" none, else the folder of that name.
+    """The checkpoint that `<stage>.train.resume` selects: "auto" the newest, "never" none, else the folder of that name.
 
     Raises:
         UserError: there is no such folder.
@@ -69,7 +72,7 @@ def checkpoint_to_resume(output_dir: Path, stage: str, resume: str) -> Path | No
         return None
     if resume == "auto":
         return newest_checkpoint(output_dir, stage)
-    checkpoint = Path(resume)
+    checkpoint = Path(os.path.expanduser(resume))
     if not checkpoint.is_dir():
         folder = checkpoint_folder(output_dir, stage)
         raise UserError(f"no checkpoint {checkpoint}: {stage}.train.resume is auto, never or a folder in {folder}")
@@ -91,7 +94,7 @@ def save_checkpoint(
     accelerator.save_state(str(part))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        save_file({name: value.contiguous() for name, value in ema.state_dict().items()}, part / "ema.safetensors")
+        save_file({name: value.contiguous() for name, value in ema.state_dict().items()}, part / EMA_FILE)
         (part / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
         install_directory(target)
         for old in list_checkpoints(output_dir, stage)[:-keep]:
@@ -121,19 +124,37 @@ def read_progress(checkpoint: Path) -> Progress:
         ) from error
 
 
-def load_checkpoint(accelerator: Accelerator, ema: AveragedModel, checkpoint: Path) -> None:
-    """Restore models, optimizers, random states and the EMA weights.
+def load_checkpoint(accelerator: Accelerator, ema: AveragedModel, checkpoint: Path, stage: str) -> None:
+    """Restore models, optimizers, random states and the EMA weights of `stage`.
 
     Raises:
-        UserError: the checkpoint is damaged, or belongs to another configuration.
+        UserError: the checkpoint is damaged, or belongs to another configuration; names the first tensor that differs.
     """
     try:
+        # The EMA weights have the names and shapes of the network: they show what differs before anything is restored.
+        what = first_misfit(ema, read_header(checkpoint / EMA_FILE))
+        if what:
+            raise ValueError(what)
         accelerator.load_state(str(checkpoint))
-        averaged = load_file(checkpoint / "ema.safetensors")
-    except (RuntimeError, ValueError, KeyError, OSError, EOFError, UnpicklingError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
+        ema.load_state_dict(read_tensors(checkpoint / EMA_FILE))
+    except (
+        RuntimeError,
+        ValueError,
+        KeyError,
+        OSError,
+        EOFError,
+        UnpicklingError,
+        SafetensorError,
+        UserError,
+    ) as error:
         raise UserError(
-            f"checkpoint {checkpoint} is damaged or does not fit this configuration ({reason}): "
-            "set output_dir to another folder, or train.resume=never to start from scratch"
+            f"checkpoint {checkpoint} is damaged or does not fit this configuration ({first_reason(error)}): "
+            f"set output_dir to another folder, or {stage}.train.resume=never to start from scratch"
         ) from error
-    load_weights(ema, averaged, checkpoint / "ema.safetensors")
+
+
+def first_reason(error: Exception) -> str:
+    """The message of an error in one line; of PyTorch's list of all tensors that do not fit, the first one."""
+    heading, *reasons = str(error).strip().splitlines() or [""]
+    text = reasons[0] if reasons and heading.startswith("Error(s) in loading state_dict") else str(error)
+    return shorten(text) or type(error).__name__

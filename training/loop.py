@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -77,7 +77,7 @@ class StageData:
     Attributes:
         train, val: the data sets of both splits.
         key: names the training data; a checkpoint of other data is refused.
-        source: `data.source`, recorded with the model.
+        source, class_names: `data.source` and the classes of the training images, recorded with the model.
         workers: loader processes.
         flip: whether half of the training items are flipped; their keys are then (index, flipped).
     """
@@ -86,6 +86,7 @@ class StageData:
     val: Dataset[Item]
     key: str
     source: str
+    class_names: Sequence[str] = ()
     workers: int = 0
     flip: bool = False
 
@@ -152,10 +153,10 @@ def resume_or_start(stage: Stage, run: Run) -> int:
         progress = read_progress(checkpoint)
         if progress.data_key != run.data.key:
             raise UserError(
-                f"{checkpoint} was trained on other data or codes: "
+                f"{checkpoint} was trained on other data, codes or classes: "
                 f"set {stage.name}.train.resume=never to start from scratch"
             )
-        load_checkpoint(run.accelerator, stage.ema, checkpoint)
+        load_checkpoint(run.accelerator, stage.ema, checkpoint, stage.name)
         first = progress.step
         run.accelerator.print(f"{stage.name}: resumes from {checkpoint}")
     elif run.accelerator.is_main_process:
@@ -230,6 +231,7 @@ def evaluate_and_export(stage: Stage, run: Run, log: MetricsLog) -> None:
     provenance: dict[str, object] = {
         "data_key": run.data.key,
         "data_source": run.data.source,
+        "class_names": list(run.data.class_names),
         "steps": run.train.steps,
         "validation": scores,
     }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +14,18 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
+from torch import Tensor
 
 from common.config import TrainConfig, load_config, to_yaml
-from common.errors import UserError
-from common.files import write_text
+from common.errors import UserError, printable
+from common.files import expand_user, write_text
 from diffusion.dataset import EncodedImages, codes_key, encode_images
 from diffusion.prior import PriorConfig
 from diffusion.stage import PriorStage
-from images.dataset import DataConfig, Images, WithFlips, load_images
+from images.dataset import DataConfig, Images, WithFlips
+from images.sources import Source, open_source
+from images.summary import decoded_lines
+from training.fit import check_classes, check_images, differing_settings
 from training.loop import Run, StageData, train_stage
 from vq.stage import TokenizerStage
 from vq.tokenizer import Tokenizer, TokenizerConfig
@@ -35,7 +42,8 @@ class RunConfig:
     prior: PriorConfig = field(default_factory=PriorConfig)
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a seed that NumPy does not accept."""
+        """Expand ~ in output_dir. Raise ValueError for a seed that NumPy does not accept."""
+        self.output_dir = expand_user(self.output_dir, "output_dir")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must lie in [0, 2^32), got {self.seed}")
 
@@ -54,7 +62,7 @@ def train_tokenizer(config: RunConfig) -> None:
     output_dir, train = Path(config.output_dir), config.tokenizer.train
     accelerator = build_accelerator(train, output_dir)
     set_seed(config.seed)
-    images, validation = (load_split(config.data, split, accelerator) for split in ("train", "val"))
+    images, validation = load_splits(show_source(config.data, accelerator), accelerator)
     stage = TokenizerStage(config.tokenizer, config.data, accelerator)
     quantizer = config.tokenizer.quantizer
     if quantizer.kind == "fsq":  # the levels may have been chosen, and the codebook size with them
@@ -64,6 +72,7 @@ def train_tokenizer(config: RunConfig) -> None:
         val=validation,
         key=images.fingerprint[:16],
         source=config.data.source,
+        class_names=images.class_names,
         workers=config.data.workers,
         flip=images.flip,
     )
@@ -98,6 +107,7 @@ def train_prior(config: RunConfig) -> None:
         val=encoded.val,
         key=encoded.key,
         source=config.data.source,
+        class_names=encoded.class_names,
         workers=config.data.workers,
     )
     train_stage(stage, Run(train, data, accelerator, output_dir, config.seed))
@@ -107,7 +117,7 @@ STAGES: dict[str, Callable[[RunConfig], None]] = {"tokenizer": train_tokenizer, 
 
 
 class EncodedSplits(NamedTuple):
-    """Codes of both splits, the tokenizer that made them, the class names, and the key of the training codes."""
+    """Codes of both splits, the tokenizer that made them, the class names, and a key of the training codes and labels."""
 
     train: EncodedImages
     val: EncodedImages
@@ -117,27 +127,58 @@ class EncodedSplits(NamedTuple):
 
 
 def encode_splits(config: RunConfig, accelerator: Accelerator) -> EncodedSplits:
-    """The codes of both splits, encoded now unless the same tokenizer has encoded the same data before."""
-    output_dir = Path(config.output_dir)
-    tokenizer = Tokenizer.load(output_dir / "tokenizer").to(accelerator.device)
+    """The codes of both splits, encoded now unless the same tokenizer has encoded the same images before.
+
+    Raises:
+        UserError: there is no tokenizer, or it does not fit the data, see `training.fit`.
+    """
+    folder, output_dir = Path(config.output_dir) / "tokenizer", Path(config.output_dir)
+    tokenizer = Tokenizer.load(folder).to(accelerator.device)
+    check_images(tokenizer, config.data, folder)
+    differing = differing_settings(tokenizer.config, config.tokenizer)
+    if differing:
+        print_note(accelerator, f"the values of {folder} are used, not those of the configuration: {differing}")
+    source = show_source(config.data, accelerator)
+    check_classes(folder, source.class_names, config.data)
 
     def encoded(images: Images | WithFlips) -> tuple[EncodedImages, str]:
-        key = codes_key(output_dir / "tokenizer" / "model.safetensors", images.fingerprint)
-        folder = output_dir / "codes" / key
-        return encode_images(images, tokenizer.encode, tokenizer.codebook_size, folder, accelerator), key
+        key = codes_key(folder / "model.safetensors", images.fingerprint)
+        codes = output_dir / "codes" / key
+        return encode_images(images, tokenizer.encode, tokenizer.codebook_size, codes, accelerator), key
 
-    images = load_split(config.data, "train", accelerator)
+    images, validation = load_splits(source, accelerator)
     train, key = encoded(WithFlips(images) if images.flip else images)
-    val, _ = encoded(load_split(config.data, "val", accelerator))  # validation images are never flipped
-    return EncodedSplits(train, val, tokenizer, images.class_names, key)
+    val, _ = encoded(validation)  # validation images are never flipped
+    return EncodedSplits(train, val, tokenizer, source.class_names, labelled_key(key, source.class_names, train.labels))
 
 
-def load_split(config: DataConfig, split: str, accelerator: Accelerator) -> Images:
-    """The images of the "train" or "val" split; prints their number, and the number of files that did not decode."""
-    images = load_images(config, split)
-    skipped = f", {len(images.skipped)} files skipped" if images.skipped else ""
-    accelerator.print(f"{config.source} {split}: {len(images)} images{skipped}")
-    return images
+def labelled_key(key: str, class_names: Sequence[str], labels: Tensor) -> str:
+    """16 hexadecimal digits that change with `key`, with the names of the classes, and with the labels `(N,)`."""
+    digest = hashlib.sha256(json.dumps([key, list(class_names)]).encode())
+    digest.update(labels.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def show_source(config: DataConfig, accelerator: Accelerator) -> Source:
+    """The source of the images; prints what it holds, and notes on stderr."""
+    source = open_source(config)
+    accelerator.print("\n  ".join(printable(line) for line in source.summary()))
+    for note in source.notes:
+        print_note(accelerator, note)
+    return source
+
+
+def load_splits(source: Source, accelerator: Accelerator) -> tuple[Images, Images]:
+    """The images for training and for validation; prints what decoding has shown."""
+    train, val = source.load("train"), source.load("val")
+    for line in decoded_lines(train, val):
+        accelerator.print(f"  {printable(line)}")
+    return train, val
+
+
+def print_note(accelerator: Accelerator, note: str) -> None:
+    """Print `note` on stderr, once for all processes."""
+    accelerator.print(f"note: {printable(note)}", file=sys.stderr)
 
 
 def build_accelerator(train: TrainConfig, output_dir: Path) -> Accelerator:
@@ -158,4 +199,6 @@ def build_accelerator(train: TrainConfig, output_dir: Path) -> Accelerator:
             kwargs_handlers=[parallel],
         )
     except ValueError as error:
-        raise UserError(f"train.trackers={train.trackers} or mixed_precision cannot be used here: {error}") from error
+        raise UserError(
+            f"<stage>.train.trackers={train.trackers} or mixed_precision cannot be used here: {error}"
+        ) from error

@@ -18,6 +18,7 @@ from torch import Tensor, distributed, nn
 from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
 
 from common.errors import UserError
+from common.ranges import check_range
 from vq.entropy import binary_entropies
 
 KINDS = ("vq", "simvq", "fsq", "lfq", "bsq")
@@ -25,6 +26,7 @@ BINARY = ("lfq", "bsq")
 MAX_CODES = 2**24
 # Levels of fsq for about 2^8, 2^10, 2^12, 2^14 and 2^16 codes (arXiv 2309.15505, table 1).
 FSQ_LEVELS = ([8, 6, 5], [8, 5, 5, 5], [7, 5, 5, 5, 5], [8, 8, 8, 6, 5], [8, 8, 8, 5, 5, 5])
+MAX_DIM = 65_536
 
 
 @dataclass
@@ -83,9 +85,8 @@ class QuantizerConfig:
             )
 
     def _check_ranges(self) -> None:
-        for name in ("codebook_dim", "groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"tokenizer.quantizer.{name} must be at least 1, got {getattr(self, name)}")
+        check_range("tokenizer.quantizer.codebook_dim", self.codebook_dim, 1, MAX_DIM)
+        check_range("tokenizer.quantizer.groups", self.groups, 1, MAX_DIM)
         if not 0 <= self.decay < 1:
             raise ValueError(f"tokenizer.quantizer.decay must lie in [0, 1), got {self.decay}")
         for name in ("dead_code_threshold", "commitment_weight", "entropy_weight", "entropy_gamma"):
@@ -279,7 +280,9 @@ class FiniteScalarQuantizer(Quantizer):
     def __init__(self, config: QuantizerConfig) -> None:
         super().__init__()
         self.dim, self.codebook_size, self.groups = len(config.levels), config.codebook_size, config.groups
-        self.quantize = FSQ(levels=config.levels)
+        # The library reads a value from its table of codes, which a model on the meta device does not have.
+        with_codes = torch.get_default_device().type != "meta"
+        self.quantize = FSQ(levels=config.levels, return_indices=with_codes)
 
     def _train(self, latents: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         quantized, codes = self.quantize(latents)

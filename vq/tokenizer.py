@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -12,14 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.config import TrainConfig, stored_config
+from common.config import TrainConfig
 from common.errors import UserError
-from common.model_dir import load_weights, model_directory, read_model, save_model
+from common.model_dir import CONFIG_FILE, load_model, model_directory, read_config, save_model
+from common.ranges import check_range
+from common.stored_config import stored_config
 from vq.autoencoder import ARCHITECTURES, Decoder, Encoder
 from vq.discriminator import DiscriminatorConfig
 from vq.loss import LossConfig
 from vq.quantizer import Quantized, QuantizerConfig, build_quantizer
 from vq.tiling import decode_tiles, encode_tiles
+
+MAX_IMAGE_SIZE = 16_384  # pixels a side
+MAX_WIDTH = 65_536  # channels of a level
+MAX_BLOCKS = 100
+MAX_DOWNSAMPLE = 1024
 
 
 @dataclass
@@ -45,7 +52,8 @@ class TokenizerConfig:
             raise ValueError(
                 f"tokenizer.architecture must be one of {', '.join(ARCHITECTURES)}, got '{self.architecture}'"
             )
-        if self.downsample < 2 or math.log2(self.downsample) % 1:
+        check_range("tokenizer.downsample", self.downsample, 2, MAX_DOWNSAMPLE)
+        if self.downsample.bit_count() != 1:
             raise ValueError(f"tokenizer.downsample must be 2, 4, 8, ..., got {self.downsample}")
         levels = int(math.log2(self.downsample)) + 1
         if not self.multipliers or len(self.multipliers) != levels:
@@ -55,8 +63,11 @@ class TokenizerConfig:
                 f"tokenizer.multipliers needs {levels} numbers for downsample {self.downsample}, got {self.multipliers}: "
                 f"set tokenizer.multipliers={value}"
             )
-        if self.width < 1 or self.blocks < 1 or min(self.multipliers) < 1 or self.latent_channels < 0:
-            raise ValueError("tokenizer.width, blocks and multipliers must be at least 1, latent_channels at least 0")
+        check_range("tokenizer.width", self.width, 1, MAX_WIDTH)
+        for multiplier in self.multipliers:
+            check_range("tokenizer.width x each of tokenizer.multipliers", self.width * multiplier, 1, MAX_WIDTH)
+        check_range("tokenizer.blocks", self.blocks, 1, MAX_BLOCKS)
+        check_range("tokenizer.latent_channels", self.latent_channels, 0, MAX_WIDTH)
         architecture = ARCHITECTURES[self.architecture]
         if self.latent_channels and not architecture.projections:
             raise ValueError(
@@ -81,6 +92,12 @@ class ImageShape:
 
     image_size: int
     channels: int
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a shape that no training images have."""
+        check_range("image_size", self.image_size, 1, MAX_IMAGE_SIZE)
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {self.channels}")
 
 
 class TokenizerOutput(NamedTuple):
@@ -140,7 +157,9 @@ class Tokenizer(nn.Module):
         return TokenizerOutput(self.decoder(quantized.latents), quantized.codes, quantized.losses)
 
     @torch.no_grad()
-    def encode(self, images: Tensor, tile: int = 0, overlap: int = 64) -> Tensor:
+    def encode(
+        self, images: Tensor, tile: int = 0, overlap: int = 64, on_tile: Callable[[], object] | None = None
+    ) -> Tensor:
         """Codes `(B, ceil(H / f), ceil(W / f))` int64 in [0, K) of images `(B, C, H, W)` in [-1, 1]. Call in eval mode.
 
         If a side is not a multiple of f, the last row or column is repeated until it is.
@@ -148,6 +167,7 @@ class Tokenizer(nn.Module):
         Args:
             tile: side in pixels of tiles that are encoded one after the other; 0 encodes the whole image at once.
             overlap: margin in pixels that a tile is encoded with on each side.
+            on_tile: called after each tile, for a progress bar.
 
         Raises:
             UserError: images with another number of channels, smaller than f, not float or not finite; a tile smaller
@@ -155,16 +175,23 @@ class Tokenizer(nn.Module):
         """
         images = self._padded(images)
         if tile:
-            return encode_tiles(self._encode, images, self.downsample, tile, overlap)
+            return encode_tiles(self._encode, images, self.downsample, tile, overlap, on_tile)
         return self._encode(images)
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, size: tuple[int, int] | None = None, tile: int = 0, overlap: int = 64) -> Tensor:
+    def decode(
+        self,
+        codes: Tensor,
+        size: tuple[int, int] | None = None,
+        tile: int = 0,
+        overlap: int = 64,
+        on_tile: Callable[[], object] | None = None,
+    ) -> Tensor:
         """Images `(B, C, h f, w f)` in [-1, 1] of codes `(B, h, w)`. Call in eval mode.
 
         Args:
             size: (H, W) of the encoded images; crops the rows and columns that `encode` added.
-            tile, overlap: as in `encode`; overlapping parts of decoded tiles are blended.
+            tile, overlap, on_tile: as in `encode`; overlapping parts of decoded tiles are blended.
 
         Raises:
             UserError: codes of another shape or type, or outside [0, K); tiles as in `encode`.
@@ -178,25 +205,32 @@ class Tokenizer(nn.Module):
                 f"codes must be integers (B, h, w) in [0, {self.codebook_size}), got {codes.dtype} {tuple(codes.shape)} "
                 f"from {codes.min().item()} to {codes.max().item()}: use the tokenizer that made them"
             )
-        images = decode_tiles(self._decode, codes, self.downsample, tile, overlap) if tile else self._decode(codes)
+        images = (
+            decode_tiles(self._decode, codes, self.downsample, tile, overlap, on_tile) if tile else self._decode(codes)
+        )
         return images if size is None else images[..., : size[0], : size[1]]
 
-    def reconstruct(self, images: Tensor, tile: int = 0, overlap: int = 64) -> Tensor:
+    def reconstruct(
+        self, images: Tensor, tile: int = 0, overlap: int = 64, on_tile: Callable[[], object] | None = None
+    ) -> Tensor:
         """Encode images `(B, C, H, W)` in [-1, 1], H and W at least f, and decode their codes to the same size.
 
-        Arguments and errors are those of `encode`.
+        Arguments and errors are those of `encode`. Tiles are encoded first, and then as many decoded.
         """
         size = (images.shape[-2], images.shape[-1])
-        return self.decode(self.encode(images, tile, overlap), size, tile, overlap)
+        return self.decode(self.encode(images, tile, overlap, on_tile), size, tile, overlap, on_tile)
 
     def _encode(self, images: Tensor) -> Tensor:
-        quantized: Quantized = self.quantizer(self.encoder(images.contiguous(memory_format=torch.channels_last)))
+        latents = self.encoder(images.contiguous(memory_format=torch.channels_last))
+        _check_finite(latents, "latents")
+        quantized: Quantized = self.quantizer(latents)
         return quantized.codes
 
     def _decode(self, codes: Tensor) -> Tensor:
         latents = self.quantizer.decode(codes).contiguous(memory_format=torch.channels_last)
-        images: Tensor = self.decoder(latents)
-        return images.float().clamp(-1, 1)
+        images: Tensor = self.decoder(latents).float()
+        _check_finite(images, "decoded images")
+        return images.clamp(-1, 1)
 
     def _padded(self, images: Tensor) -> Tensor:
         """The images, checked and padded to multiples of f."""
@@ -233,13 +267,11 @@ class Tokenizer(nn.Module):
         Raises:
             UserError: files are missing or damaged, or the weights do not fit the configuration.
         """
-        stored, state = read_model(directory)
-        source = directory / "config.json"
+        stored, source = read_config(directory), directory / CONFIG_FILE
         config = stored_config(TokenizerConfig, stored, ARCHITECTURE_KEYS, source)
         shape = stored_config(ImageShape, stored, ("image_size", "channels"), source)
-        tokenizer = cls(config, shape.image_size, shape.channels)
-        load_weights(tokenizer, state, directory)
-        return tokenizer.eval()
+        parts = {"blocks": ("encoder.levels.0.blocks", config.blocks)}
+        return load_model(directory, lambda: cls(config, shape.image_size, shape.channels), parts)
 
     @classmethod
     def from_pretrained(cls, model: str | Path, device: str | torch.device = "cpu") -> Tokenizer:
@@ -254,3 +286,9 @@ class Tokenizer(nn.Module):
         if (directory / "tokenizer").is_dir() or not (directory / "config.json").is_file():
             directory = directory / "tokenizer"
         return cls.load(directory).to(device)
+
+
+def _check_finite(values: Tensor, what: str) -> None:
+    """Raise UserError for activations that are not finite, which finite but very large weights cause."""
+    if not values.sum().isfinite():
+        raise UserError(f"the tokenizer's {what} are not finite: its weights are damaged; copy or train it again")

@@ -43,7 +43,7 @@ def test_a_required_section_may_not_be_missing(tmp_path):
 
 
 texts = st.text(st.characters(exclude_characters="\0"))  # surrogates too: they stand for bytes of file names
-paths = texts.filter(lambda text: not text.startswith("~"))  # ~ is the home folder
+paths = texts.filter(lambda text: not text.startswith("~"))  # which stands for a home folder
 numbers = st.floats(0, 1e300, allow_nan=False)
 
 

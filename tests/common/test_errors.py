@@ -1,12 +1,14 @@
 """Exit codes and what is printed: after mistakes, and after Ctrl-C."""
 
+import logging
+
 import pytest
 
 import evaluate
 import sample
 import train
 from common import export
-from common.errors import ArgumentParser, Interrupted, UserError, run_cli
+from common.errors import ArgumentParser, Interrupted, UserError, printable, run_cli
 from generation.commands import COMMANDS
 from training.run import STAGES
 
@@ -52,6 +54,44 @@ def test_a_wrong_argument_is_one_line(capsys):
         parser.parse_args(["--n", "many"])
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: argument --n: invalid int value: 'many' (see 'x.py --help')\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a.png", "a.png"),
+        ("\x1b]0;title\x07\x1b[2J", "\\x1b]0;title\\x07\\x1b[2J"),
+        ("line\nline\r\ttab\x7f\x9b31m\u2028", "line\\nline\\r\\ttab\\x7f\\x9b31m\\u2028"),
+        ("\u202egnp.exe\u2066", "\\u202egnp.exe\\u2066"),
+        ("caf\udce9 \ud800", "caf\\xe9 \\ud800"),
+        ("Größe 猫 👩\u200d🔬", "Größe 猫 👩\u200d🔬"),
+        (3, "3"),
+    ],
+)
+def test_printable_text_shows_what_a_terminal_would_execute(text, shown):
+    assert printable(text) == shown
+
+
+HOSTILE = "a\x1b[2J\udcff\u202e"
+HARMLESS = "a\\x1b[2J\\xff\\u202e"
+
+
+@pytest.mark.parametrize(
+    "error", [UserError(f"no {HOSTILE}"), FileNotFoundError(2, "missing", HOSTILE), Interrupted(f"see {HOSTILE}")]
+)
+def test_whatever_ends_a_command_is_printable(error, capsys):
+    run_cli(raising(error), [])
+    printed = capsys.readouterr().err
+    assert HARMLESS in printed and printed.removesuffix("\n").isprintable()
+
+
+def test_arguments_and_log_messages_are_printable(capsys):
+    with pytest.raises(SystemExit):
+        ArgumentParser(prog="x.py").parse_args([HOSTILE])
+    assert capsys.readouterr().err == f"error: unrecognized arguments: {HARMLESS} (see 'x.py --help')\n"
+    run_cli(lambda _: None, [])
+    record = logging.LogRecord("smalti", logging.WARNING, __file__, 1, "skipped %s", (HOSTILE,), None)
+    assert logging.lastResort.format(record) == f"skipped {HARMLESS}"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +161,11 @@ def test_after_ctrl_c_a_stage_without_a_checkpoint_promises_nothing(stage, monke
 @pytest.mark.parametrize(
     ("program", "function", "arguments"),
     [
-        (evaluate, "evaluation.run.evaluate_folder", ["--images", "DIR", "--reference", "mnist5k", "--out", "r.json"]),
+        (
+            evaluate,
+            "evaluation.folder.evaluate_folder",
+            ["--images", "DIR", "--reference", "mnist5k", "--out", "r.json"],
+        ),
         (export, "common.half_precision.copy_in_half_precision", ["DIR", "COPY"]),
     ],
 )

@@ -40,3 +40,18 @@ def test_an_existing_target_is_refused(tmp_path, capsys):
     save_model(tmp_path / "model/tokenizer", {"weight": torch.ones(1)}, {})
     assert run_cli(export.main, [str(tmp_path / "model"), str(tmp_path / "model")]) == 2
     assert "exists: choose another folder" in capsys.readouterr().err
+
+
+def test_values_that_half_precision_cannot_hold_are_refused_and_nothing_is_written(tmp_path, capsys):
+    save_model(tmp_path / "model/tokenizer", {"weight": torch.tensor([1.0])}, {})
+    save_model(tmp_path / "model/prior", {"weight": torch.tensor([1.0, 1e30])}, {})
+    assert run_cli(export.main, [str(tmp_path / "model"), str(tmp_path / "half")]) == 2
+    assert "prior: half precision cannot hold the values of 'weight'" in capsys.readouterr().err
+    assert not (tmp_path / "half").exists()
+
+
+def test_names_of_classes_need_not_be_utf8(tmp_path):
+    save_model(tmp_path / "model/prior", {"weight": torch.ones(1)}, {"class_names": ["a", "\udcff"], "graph": "\udcfe"})
+    assert run_cli(export.main, [str(tmp_path / "model"), str(tmp_path / "half")]) == 0
+    assert "| graph | \\udcfe |" in (tmp_path / "half/README.md").read_text(encoding="utf-8")
+    assert read_model(tmp_path / "half/prior")[0]["class_names"] == ["a", "\udcff"]

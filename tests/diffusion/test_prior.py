@@ -142,6 +142,25 @@ def test_damaged_generation_defaults_are_one_line(tmp_path, text, message):
         ("grid", [4]),
         ("grid", [4, 0]),
         ("groups", 3),
+        ("groups", -1),
+        ("groups", 10**18),
+        ("depth", 2),
+        ("depth", 10**5),
+        ("depth", True),
+        ("width", 10**9),
+        ("heads", 10**9),
+        ("dropout", float("nan")),
+        ("label_dropout", "0.1"),
+        ("parametrization", "x1"),
+        ("parametrization", None),
+        ("time_conditioned", True),
+        ("codebook_size", 10**9),
+        ("codebook_size", 0),
+        ("grid", [4, 10**9]),
+        ("grid", [2, 8]),
+        ("class_names", ["a"]),
+        ("class_names", [0, 1, 2]),
+        ("class_names", "abc"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_one_line(tmp_path, key, value):
@@ -150,6 +169,25 @@ def test_a_configuration_that_does_not_fit_is_one_line(tmp_path, key, value):
     config = json.loads(file.read_text())
     file.write_text(json.dumps({k: v for k, v in (config | {key: value}).items() if v is not None}))
     with pytest.raises(UserError):
+        Prior.from_pretrained(tmp_path)
+
+
+def test_weights_that_explode_are_one_line_where_they_are_used():
+    prior = make_prior()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.fill_(1e30)
+    with pytest.raises(UserError, match="output is not finite"):
+        prior.log_p0(prior.graph.limit((1, 4, 4)), torch.ones(1), torch.zeros(1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("kind", ["folder", "broken link"])
+def test_generation_defaults_that_are_no_file_are_not_passed_over(tmp_path, kind):
+    make_prior().save(tmp_path / "prior", {})
+    file = tmp_path / "prior/generation.json"
+    file.unlink()
+    file.mkdir() if kind == "folder" else file.symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"generation\.json is not a file"):
         Prior.from_pretrained(tmp_path)
 
 

@@ -5,8 +5,9 @@ import torch
 
 from common.errors import UserError
 from diffusion.noise import LogLinear
+from diffusion.nucleus import apply_temperature_top_p
 from diffusion.sampler import NEEDS_MASK, SAMPLERS, get_sampler, parse_options, sampler_options
-from diffusion.sampling import apply_temperature_top_p, sample_categorical, step_times
+from diffusion.sampling import sample_categorical, step_times
 from diffusion.transitions import unmask_probability
 from tests.diffusion.exact import ABSORBING, UNIFORM, scalar, state_of
 

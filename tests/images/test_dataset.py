@@ -7,8 +7,9 @@ from PIL import Image
 
 from common.errors import UserError
 from images.convert import to_pil, to_tensor
-from images.dataset import DataConfig, ImageData, ImageFiles, WithFlips, load_folder, load_images
+from images.dataset import DataConfig, ImageData, ImageFiles, WithFlips, load_folder
 from images.io import read_image, save_png
+from images.sources import load_images
 
 
 def test_digits_are_split_fixed_and_stratified():
@@ -107,36 +108,6 @@ def test_a_folder_too_large_for_memory_is_read_when_asked(tmp_path, monkeypatch,
     assert isinstance(load_images(DataConfig(**config), "train"), ImageFiles)
     monkeypatch.setattr("images.dataset.IN_MEMORY_LIMIT", 6 * 8 * 8 * 3)
     assert isinstance(load_images(DataConfig(**config), "train"), ImageData)
-
-
-def test_a_set_of_torchvision(tmp_path, monkeypatch):
-    import torchvision.datasets
-
-    class Tiny:
-        classes = ("bird", "ship")
-
-        def __init__(self, root, train=True, download=False):
-            assert download and root == tmp_path / "CIFAR10"
-            self.items = [(Image.new("RGB", (10, 12), (i, 0, 0)), i % 2) for i in range(4 if train else 2)]
-
-        def __iter__(self):
-            return iter(self.items)
-
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Tiny)
-    config = DataConfig(source="torchvision:CIFAR10", path=str(tmp_path), image_size=8, channels=3)
-    train, val = load_images(config, "train"), load_images(config, "val")
-    assert (len(train), len(val)) == (4, 2) and train.class_names == ["bird", "ship"]
-    assert train.labels.tolist() == [0, 1, 0, 1] and train.pixels[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
-    assert train.fingerprint != val.fingerprint
-    with pytest.raises(UserError, match="no such data set"):
-        load_images(DataConfig(source="torchvision:Nothing"), "train")
-
-    def fail(root, train=True, download=False):
-        raise RuntimeError("no network")
-
-    monkeypatch.setattr(Tiny, "__init__", lambda self, root, train=True, download=False: fail(root))
-    with pytest.raises(UserError, match="place its files in"):
-        load_images(config, "train")
 
 
 def test_both_ways_is_every_picture_and_its_mirror_image(tmp_path):

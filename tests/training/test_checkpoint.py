@@ -3,12 +3,15 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from common.errors import UserError
 from tests.training.line_stage import LineStage, make_run
 from training.checkpoint import (
     Progress,
     checkpoint_to_resume,
+    first_reason,
     list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
@@ -109,7 +112,7 @@ def test_loading_restores_weights_optimizer_average_and_random_state(stage, tmp_
     checkpoint = save(stage, tmp_path, 1)
     wanted = step(1)
     step(2)
-    load_checkpoint(stage.accelerator, stage.ema, checkpoint)
+    load_checkpoint(stage.accelerator, stage.ema, checkpoint, "prior")
     assert all(torch.equal(a, b) for a, b in zip(step(1), wanted, strict=True))
 
 
@@ -122,8 +125,26 @@ def test_a_damaged_checkpoint_is_one_line(stage, tmp_path, name, content):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UserError, match="step-1 is damaged or does not fit") as caught:
-        load_checkpoint(stage.accelerator, stage.ema, file.parent)
+        load_checkpoint(stage.accelerator, stage.ema, file.parent, "prior")
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_network_names_the_first_tensor_and_a_key_that_exists(stage, tmp_path):
+    checkpoint = save(stage, tmp_path, 1)
+    long = AveragedModel(nn.ModuleDict({f"{'long_name_' * 20}{i}": nn.Linear(2, 3) for i in range(9)}))
+    wide = AveragedModel(nn.Linear(1, 5))
+    for ema, said in [(long, r"'module.bias' is unknown"), (wide, r"'module.bias' has shape \[1\], wanted \[5\]")]:
+        with pytest.raises(UserError, match=f"does not fit.*{said}.*or prior.train.resume=never to start") as caught:
+            load_checkpoint(stage.accelerator, ema, checkpoint, "prior")
+        assert len(str(caught.value)) < 600
+
+
+def test_of_pytorchs_list_of_tensors_the_first_is_said():
+    with pytest.raises(RuntimeError) as caught:
+        nn.Linear(2, 3).load_state_dict(nn.Linear(4, 5).state_dict())
+    assert first_reason(caught.value).startswith("size mismatch for weight: copying a param with shape")
+    assert "bias" not in first_reason(caught.value)
+    assert first_reason(EOFError()) == "EOFError"
 
 
 @pytest.mark.parametrize("write", ["save_file", "install_directory"])
@@ -137,7 +158,7 @@ def test_an_interrupted_save_leaves_the_older_checkpoint(stage, tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             save(stage, tmp_path, 2, keep=1)
     assert list_checkpoints(tmp_path, "prior") == [older]
-    load_checkpoint(stage.accelerator, stage.ema, older)
+    load_checkpoint(stage.accelerator, stage.ema, older, "prior")
     save(stage, tmp_path, 2, keep=1)  # over what the interruption left
     assert names((tmp_path / "checkpoints/prior").iterdir()) == ["step-2"]
 
@@ -147,3 +168,9 @@ def test_a_checkpoint_written_again_replaces_the_first(stage, tmp_path):
     shutil.copy(checkpoint / "progress.json", checkpoint / "left over")
     save(stage, tmp_path, 1)
     assert not (checkpoint / "left over").exists()
+
+
+def test_home_is_expanded_in_the_checkpoint_to_resume(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "step-3").mkdir()
+    assert checkpoint_to_resume(tmp_path, "prior", "~/step-3") == tmp_path / "step-3"

@@ -59,7 +59,7 @@ def test_a_run_takes_every_step_and_writes_everything(tmp_path):
     assert (tmp_path / "curves.png").is_file()
     assert "| error |" in (tmp_path / "README.md").read_text()
     config = read_model(tmp_path / "prior")[0]
-    assert config.keys() == {"data_key", "data_source", "steps", "validation"}
+    assert config.keys() == {"data_key", "data_source", "class_names", "steps", "validation"}
     assert (config["data_key"], config["data_source"], config["steps"]) == ("lines", "folder", STEPS)
     assert config["validation"] == {"error": pytest.approx(records(tmp_path)[-1]["val_error"])}
 

@@ -60,6 +60,12 @@ def test_a_seed_out_of_range_is_refused(seed):
         load_config(RunConfig, "configs/mnist.yaml", [f"seed={seed}"])
 
 
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load_config(RunConfig, "configs/mnist.yaml", ["output_dir=~/run", "data.path=~/images"])
+    assert (config.output_dir, config.data.path) == (str(tmp_path / "run"), str(tmp_path / "images"))
+
+
 def test_training_leaves_a_whole_directory(tiny_run):
     for name in (
         "tokenizer/config.json", "tokenizer/model.safetensors", "prior/config.json", "prior/model.safetensors",
@@ -68,6 +74,8 @@ def test_training_leaves_a_whole_directory(tiny_run):
     ):  # fmt: skip
         assert (tiny_run / name).is_file(), name
     assert len(list((tiny_run / "codes").glob("[!.]*"))) == 2
+    for stage in ("tokenizer", "prior"):
+        assert json.loads((tiny_run / stage / "config.json").read_text())["class_names"] == [str(i) for i in range(10)]
     assert json.loads((tiny_run / "tokenizer/config.json").read_text())["perceptual"] == "none"
     assert load_config(RunConfig, tiny_run / "config.yaml").prior.width == 32  # as overridden
 
@@ -139,6 +147,7 @@ def test_encoding_holds_both_directions_of_flipped_training_images(tiny_run, tmp
     write_images(tmp_path / "images/train", 3)
     write_images(tmp_path / "images/val", 2)
     data = ["data.source=folder", f"data.path={tmp_path / 'images'}", f"data.flip={flip}", f"output_dir={tmp_path}"]
+    data += ["data.allow_other_classes=true"]  # the tokenizer was trained on digits
     assert run_cli(train.main, ["encode", *CONFIG, *TINY, *data]) == 0
     written = {file: file.stat().st_mtime_ns for file in tmp_path.glob("codes/*/codes.npy")}
     assert len(written) == 2
@@ -146,7 +155,6 @@ def test_encoding_holds_both_directions_of_flipped_training_images(tiny_run, tmp
     config = load_config(RunConfig, "configs/mnist.yaml", [*TINY, *data])
     encoded = encode_splits(config, build_accelerator(config.prior.train, tmp_path))
     assert (len(encoded.train), len(encoded.val)) == (number, 2)
-    assert (tmp_path / "codes" / encoded.key / "codes.npy") in written
     assert {file: file.stat().st_mtime_ns for file in written} == written  # nothing is encoded twice
     images = encoded.tokenizer.encode(torch.stack([image for image, _ in load_both_ways(config)]))
     codes = torch.stack([codes for codes, _ in (encoded.train[i] for i in range(number))])
@@ -154,7 +162,8 @@ def test_encoding_holds_both_directions_of_flipped_training_images(tiny_run, tmp
 
 
 def load_both_ways(config):
-    from images.dataset import WithFlips, load_images
+    from images.dataset import WithFlips
+    from images.sources import load_images
 
     both = WithFlips(load_images(config.data, "train"))
     return [both[index] for index in range(len(both))]

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from common.errors import UserError
-from vq.autoencoder import ARCHITECTURES
+from vq.autoencoder import ARCHITECTURES, Encoder
 from vq.quantizer import QuantizerConfig
 from vq.tokenizer import Tokenizer, TokenizerConfig
 
 
 def make(channels=1, **keys):
     torch.manual_seed(0)
-    keys = {"width": 8, "blocks": 1} | keys
-    config = TokenizerConfig(quantizer=QuantizerConfig(codebook_size=16, kmeans_init=False), **keys)
+    keys = {"width": 8, "blocks": 1, "quantizer": QuantizerConfig(codebook_size=16, kmeans_init=False)} | keys
+    config = TokenizerConfig(**keys)
     return Tokenizer(config, image_size=32, channels=channels).eval()
 
 
@@ -148,6 +148,52 @@ def test_a_configuration_that_does_not_fit_the_weights_is_refused(tmp_path, stor
 
 
 @pytest.mark.parametrize(
+    ("key", "value"),
+    [("image_size", value) for value in (0, -64, 10**9, 18, "32", True)]
+    + [("channels", value) for value in (0, 2, 10**9, None)]
+    + [("blocks", value) for value in (1, 3, 100, 10**5)]
+    + [("width", value) for value in (16, 10**9, 8.0)]
+    + [("downsample", 2**40), ("multipliers", [1, 2]), ("multipliers", [1, 2, 10**9]), ("latent_channels", -1)],
+)
+def test_a_stored_value_that_does_not_fit_is_one_line_before_a_network_is_built(tmp_path, monkeypatch, key, value):
+    make(blocks=2).save(tmp_path / "tokenizer", {})
+    config = tmp_path / "tokenizer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {key: value}))
+
+    def build_on_meta(*args, **kwargs):
+        assert torch.get_default_device().type == "meta", "a network was built before its shapes were compared"
+        return encoder(*args, **kwargs)
+
+    encoder = Encoder
+    monkeypatch.setattr("vq.tokenizer.Encoder", build_on_meta)
+    with pytest.raises(UserError):
+        Tokenizer.load(tmp_path / "tokenizer")
+
+
+@pytest.mark.parametrize("kind", ["simvq", "fsq", "lfq", "bsq"])
+def test_every_quantizer_is_compared_and_loaded(tmp_path, kind):
+    keys = {"kind": kind, "codebook_size": 16} | ({"levels": [4, 4]} if kind == "fsq" else {})
+    tokenizer = make(quantizer=QuantizerConfig(**keys))
+    tokenizer.save(tmp_path / "tokenizer", {})
+    loaded = Tokenizer.load(tmp_path / "tokenizer")
+    images = torch.rand(2, 1, 16, 16)
+    assert torch.equal(tokenizer.reconstruct(images), loaded.reconstruct(images))
+    assert all(torch.equal(a, b) for a, b in zip(tokenizer.buffers(), loaded.buffers(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"), [("encoder", "latents are not finite"), ("decoder", "images are not finite")]
+)
+def test_weights_that_explode_are_one_line_where_they_are_used(part, message):
+    tokenizer = make()
+    with torch.no_grad():
+        for parameter in getattr(tokenizer, part).parameters():
+            parameter.fill_(1e30)
+    with pytest.raises(UserError, match=message):
+        tokenizer.reconstruct(torch.rand(1, 1, 16, 16))
+
+
+@pytest.mark.parametrize(
     ("images", "message"),
     [
         (torch.rand(1, 1, 16, 16), r"got \(1, 1, 16, 16\): convert them to 3 channels"),
@@ -182,7 +228,7 @@ def test_codes_that_do_not_fit_are_refused(codes):
         ({"architecture": "unet"}, "vqgan"),
         ({"architecture": "taming", "width": 48}, "multiple of 32"),
         ({"latent_channels": 8}, "leave it out"),
-        ({"blocks": 0}, "at least 1"),
+        ({"blocks": 0}, "between 1 and"),
     ],
 )
 def test_bad_configurations(keys, message):
