@@ -15,7 +15,6 @@ from torch import Tensor
 
 from common.errors import UserError
 from diffusion.code_generator import CodeGenerator
-from diffusion.keywords import check_sampling_keywords
 from diffusion.labels import ClassLabels
 from diffusion.request import MAX_CODES, Conditioning, Request, RequestOption, whole_number
 from diffusion.settings import SamplingSettings
@@ -26,10 +25,7 @@ from images.region import Region, crop_region, extend_canvas, paste_region, regi
 Images = list[Image.Image] | Array | Tensor
 # Correcting codes after each step lets them adapt to the known ones. Exact on two codes (tests/diffusion/test_truths.py): at
 # 16 steps the total variation from the conditional distribution is 0.03, and 0.19 without corrections (0.17 at 256 steps).
-UNIFORM_INPAINTING: Mapping[str, object] = {
-    "sampler": "predictor_corrector",
-    "sampler_options": {"corrections": 12, "churn": 1.0},
-}
+INPAINTING_CORRECTIONS = {"corrections": 12, "churn": 1.0}
 
 
 def mask_to_codes(mask: Tensor, downsample: int, margin: int = 1) -> Tensor:
@@ -71,12 +67,15 @@ class ImageEditing(CodeGenerator):
         """As `settings`, for `inpaint` and `outpaint`. Raises UserError.
 
         On the uniform graph a plain sampler does not converge to the distribution of the hidden codes given the known
-        ones. There `UNIFORM_INPAINTING` is the default, unless `base`, `options` or the model's generation defaults name
-        a sampler (other than the one that SamplingSettings has). It calls the network 13 times a step.
+        ones. There predictor_corrector with INPAINTING_CORRECTIONS is the default, 13 network calls a step, unless
+        `base`, `options` or the model's generation defaults name a sampler (defaults: another one than SamplingSettings').
         """
         chosen = base is not None or "sampler" in options or self.defaults.sampler != SamplingSettings().sampler
         if not chosen and not self.prior.graph.is_masked:
-            options = {**UNIFORM_INPAINTING, **options}
+            given = options.get("sampler_options")
+            more = given if isinstance(given, Mapping) else {}
+            corrections = {**INPAINTING_CORRECTIONS, **more}
+            options = {**options, "sampler": "predictor_corrector", "sampler_options": corrections}
         return self.settings(base, **options)
 
     @overload
@@ -137,7 +136,7 @@ class ImageEditing(CodeGenerator):
             >>> [variant.size for variant in generator.inpaint(digit, boxes=[(0, 16, 32, 32)], n=2)]
             [(32, 32), (32, 32)]
         """
-        check_sampling_keywords(self.inpaint, options)
+        self.check_keywords(self.inpaint, options)
         labels = self.classes.editing_numbers(class_labels)
         return self._inpaint(n, labels, image, mask_image, output_type, options, boxes, margin, feather, fit)
 
@@ -207,7 +206,7 @@ class ImageEditing(CodeGenerator):
             >>> generator.outpaint(digit, left=8, right=24)[0].size
             (64, 32)
         """
-        check_sampling_keywords(self.outpaint, options)
+        self.check_keywords(self.outpaint, options)
         labels = self.classes.editing_numbers(class_labels)
         request = self.request(n, labels, output_type, options, self.inpainting_settings)
         canvas, mask = extend_canvas(as_pil(image), left, top, right, bottom)

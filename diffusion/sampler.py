@@ -108,10 +108,10 @@ def theta_trapezoidal(state: SamplerState, *, theta: float = 0.4) -> None:
     graph it is of first order: positions that have just jumped take mu* alone, and guidance mixes p(x0).
 
     Args:
-        theta: where in the step the rates are computed again, in (0, 0.5].
+        theta: where in the step the rates are computed again, in [0.001, 0.5]; rates closer together do not differ.
     """
-    if not 0 < theta <= 0.5:
-        raise UserError(f"theta must lie in (0, 0.5], got {theta}")
+    if not 0.001 <= theta <= 0.5:
+        raise UserError(f"theta must lie in [0.001, 0.5], got {theta}")
     for step in range(state.steps - 1):
         t, t_next, progress = state.times[step], state.times[step + 1], step / state.steps
         sigma_middle, dsigma_middle = state.noise(t - theta * (t - t_next))

@@ -22,6 +22,8 @@ from images.region import Region, paste_region
 from vq.tokenizer import Tokenizer
 
 RECONSTRUCTED_PIXELS = 17_000_000  # 4,096 x 4,096 and a little
+OVERLAP = 64  # margin of a tile in pixels, on each side
+TILED_PIXELS = 300_000_000  # of all tiles with their margins: small tiles of a large image consist of margins
 
 
 def reconstruct(args: Namespace) -> None:
@@ -33,14 +35,25 @@ def reconstruct(args: Namespace) -> None:
             f"{args.image} is {image.width} x {image.height}, more than {RECONSTRUCTED_PIXELS // 10**6} million pixels: "
             "make it smaller"
         )
+    check_tile(args.tile, image.size)
     tokenizer = Tokenizer.from_pretrained(args.model)
     pixels = to_tensor(image, tokenizer.channels)[None]
-    decoded = tokenizer.reconstruct(pixels, tile=args.tile if max(image.size) > args.tile else 0)
+    decoded = tokenizer.reconstruct(pixels, tile=args.tile if max(image.size) > args.tile else 0, overlap=OVERLAP)
     everywhere = np.ones((image.height, image.width), dtype=bool)
     region = Region((0, 0, image.width, image.height), (image.height, image.width))
     save_png(paste_region(image, everywhere, to_pil(decoded)[0], region), args.out, {"model": args.model.name})
     print(f"PSNR {psnr(decoded, pixels).item():.2f} dB", file=sys.stderr)
     print(args.out)
+
+
+def check_tile(tile: int, size: tuple[int, int]) -> None:
+    """Raise UserError for a `tile` of less than a pixel, or one so small that an image of `size` needs endless many."""
+    if tile < 1:
+        raise UserError(f"--tile must be at least 1, got {tile}")
+    if max(size) > tile:
+        tiles = -(-size[0] // tile) * -(-size[1] // tile)
+        if tiles * (tile + 2 * OVERLAP) ** 2 > TILED_PIXELS:
+            raise UserError(f"--tile {tile} cuts {size[0]} x {size[1]} pixels into {tiles} tiles: give a larger one")
 
 
 def app(args: Namespace) -> None:

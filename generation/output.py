@@ -16,6 +16,7 @@ from images.io import check_writable, save_png
 from images.modes import to_model_mode
 
 CELL_PIXELS = 1024  # longest side of an image in a strip
+SHOWN_IMAGES = 1024  # of a strip or an animation
 SHOWN_PIXELS = 100_000_000  # of a strip, and of the images of an animation: they are held in memory
 GAP = 2  # pixels between the images of a strip
 # arguments of single commands that go into the metadata where they are given
@@ -43,7 +44,7 @@ def most_shown(args: Namespace, size: tuple[int, int], before: int = 0, whole: b
     """
     scale = 1.0 if whole else min(1.0, CELL_PIXELS / max(size))
     width, height = (max(1, round(side * scale)) for side in size)
-    most = max(1, SHOWN_PIXELS // ((width + GAP) * (height + GAP)) - before)
+    most = max(1, min(SHOWN_IMAGES, SHOWN_PIXELS // ((width + GAP) * (height + GAP)) - before))
     if args.n > most and (whole or args.images_dir is None):
         files = "" if whole else "; with --images-dir FOLDER each is a file"
         raise UserError(f"--n {args.n} is too large for {args.out}: at most {most} images of {width} x {height}{files}")

@@ -22,7 +22,8 @@ class CallBar:
     def __init__(self, name: str, requests: int = 1, hidden: bool = False) -> None:
         self.left = requests
         self.before = 0  # calls of the finished requests
-        self.bar = tqdm(desc=name, unit="call", disable=hidden)
+        # The delay hides the bar until the first report, which says how many calls there are.
+        self.bar = tqdm(desc=name, unit="call", disable=hidden, delay=1e-9)
 
     def __enter__(self) -> Self:
         return self

@@ -111,3 +111,34 @@ def test_a_large_image_is_extended_in_the_part_around_what_is_new(generator):
     wider = generator.outpaint(image, right=20, num_inference_steps=1)[0]
     assert wider.size == (660, 600) and np.array_equal(np.asarray(wider)[:, :640], image)
     assert generator.inpaint(image, boxes=[(0, 0, 9, 9)], margin=10**20, num_inference_steps=1)[0].size == (640, 600)
+
+
+@pytest.mark.parametrize(("options", "defaults", "sampler"), [
+    ({}, {}, "predictor_corrector"),
+    ({"num_inference_steps": 4}, {}, "predictor_corrector"),
+    ({"sampler": "tweedie"}, {}, "tweedie"),
+    ({"settings": SamplingSettings()}, {}, "tweedie"),
+    ({}, {"sampler": "euler"}, "euler"),
+])  # fmt: skip
+def test_the_sampler_of_inpainting_on_the_uniform_graph(uniform_run, options, defaults, sampler):
+    model = ImageGenerator.from_pretrained(uniform_run, "cpu")
+    model.defaults = model.defaults.updated(defaults)
+    given = dict(options)
+    assert model.inpainting_settings(given.pop("settings", None), **given).sampler == sampler
+
+
+def test_inpainting_takes_its_own_default_and_other_graphs_the_models(uniform_run, generator, monkeypatch):
+    model, seen = ImageGenerator.from_pretrained(uniform_run, "cpu"), []
+    real = ImageGenerator.sample_batches
+
+    def watched(self, request, *rest):
+        seen.append(request.settings.sampler)
+        return real(self, request, *rest)
+
+    monkeypatch.setattr(ImageGenerator, "sample_batches", watched)
+    image = noise(np.random.default_rng(0), 32, 32)
+    for one in (model, generator):
+        one.inpaint(image, boxes=[(4, 4, 9, 9)], num_inference_steps=2)
+        one.outpaint(image, right=4, num_inference_steps=2)
+        one.vary(image, num_inference_steps=2)
+    assert seen == ["predictor_corrector"] * 2 + ["tweedie"] * 4

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from diffusion.editing import UNIFORM_INPAINTING
+from diffusion.editing import INPAINTING_CORRECTIONS
 from diffusion.noise import Cosine, LogLinear
 from diffusion.sampler import NOTES, SAMPLERS, sampler_options
 from diffusion.sampling import inpainting_projection, step_times
@@ -100,9 +100,8 @@ def repainted(steps, known, corrections=0, churn=1.0):
 @pytest.mark.parametrize("known", [0, 1, 2])
 def test_repainting_on_the_uniform_graph_needs_corrections(known):
     assert repainted(16, known) == pytest.approx(0.19, abs=0.01)
-    default = UNIFORM_INPAINTING["sampler_options"]
-    assert repainted(16, known, **default) == pytest.approx(0.03, abs=0.01)
-    assert set(default) == set(sampler_options(UNIFORM_INPAINTING["sampler"]))
+    assert repainted(16, known, **INPAINTING_CORRECTIONS) == pytest.approx(0.03, abs=0.01)
+    assert set(INPAINTING_CORRECTIONS) == set(sampler_options("predictor_corrector"))
 
 
 def test_more_steps_do_not_replace_corrections():
@@ -114,7 +113,7 @@ def test_the_default_sampler_itself_repaints_as_computed():
     state = state_of(
         UNIFORM, noise_of(UNIFORM), n=300, steps=8, projection=inpainting_projection(UNIFORM, known, hidden)
     )
-    SAMPLERS[UNIFORM_INPAINTING["sampler"]](state, **UNIFORM_INPAINTING["sampler_options"])
+    SAMPLERS["predictor_corrector"](state, **INPAINTING_CORRECTIONS)
     second = state.codes[:, 1].bincount(minlength=3).double() / 300
     assert total_variation(second, JOINT[1] / JOINT[1].sum()) < 0.1  # 0.2 without corrections
 
