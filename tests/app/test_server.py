@@ -202,12 +202,12 @@ def test_a_host_that_is_none_is_refused_before_anything_is_served(generator):
         serve(generator, port=free_port(), allowed=["http://a.example"])
 
 
-def test_the_address_of_a_server_of_all_addresses_can_be_opened(generator):
-    for host in ("0.0.0.0", "::", "::1"):
+def test_addresses_of_ipv6_can_be_opened(generator):
+    for host in ("::", "::1"):
         try:
-            with closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)) as one:
+            with closing(socket.socket(socket.AF_INET6)) as one:
                 one.bind((host, 0))
         except OSError:
-            continue  # no IPv6 here
+            pytest.skip("no IPv6 on this machine")
         with served(generator, host=host, port=free_port()) as url:
             assert Client(url).jobs, host
