@@ -41,6 +41,12 @@ def parse_size(text: str) -> tuple[int, int]:
     return height, width
 
 
+LABEL_HELP = (
+    "class number or name, or several, taken in turn; 'none': no class; 'random': another one for each image; "
+    "default: random for grid; none for images that are edited, as far as the model has that"
+)
+
+
 def build_parser(schema: type[SamplingSettings] = SamplingSettings) -> ArgumentParser:
     """The command line; the sampling flags are the fields of `schema`."""
     model = ArgumentParser(add_help=False)
@@ -48,7 +54,7 @@ def build_parser(schema: type[SamplingSettings] = SamplingSettings) -> ArgumentP
     model.add_argument("--dtype", default="float32", help="float32 (default), bfloat16 or float16: of the prior")
 
     sampling = ArgumentParser(add_help=False, parents=[model])
-    sampling.add_argument("--label", nargs="+", help="class number or name, or several, taken in turn; default: random")
+    sampling.add_argument("--label", nargs="+", help=LABEL_HELP)
     sampling.add_argument("--seed", type=int, default=0, help="the same seed gives the same images (default 0)")
     sampling.add_argument("--images-dir", type=Path, help="also write each image alone into this folder")
     add_sampling_arguments(sampling.add_argument_group("sampling options"), schema)
@@ -107,6 +113,8 @@ def build_parser(schema: type[SamplingSettings] = SamplingSettings) -> ArgumentP
     command = commands.add_parser("app", parents=[model], help="serve a page for the browser")
     command.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1: this machine only)")
     command.add_argument("--port", type=int, default=7860, help="port (default 7860)")
+    command.add_argument("--allow-host", action="append", default=[], metavar="NAME[:PORT]",
+                         help="another name of this server, such as a proxy's; may be repeated")  # fmt: skip
 
     command = commands.add_parser("samplers", help="list the sampling algorithms and a model's generation defaults")
     command.add_argument("--model", type=Path, help="a model directory: its defaults, and the samplers that fit it")

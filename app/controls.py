@@ -1,4 +1,4 @@
-"""The controls of a tab: label, seed, and one control for each sampling option that a page can show.
+"""The controls of a tab: label, seed, and one control for each sampling option that the page can show.
 
 The options come from the fields of the model's settings class: a field that is added there appears here.
 """
@@ -6,15 +6,17 @@ The options come from the fields of the model's settings class: a field that is 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
-from app.service import IN_TURN, MAX_SEED, RANDOM
+from app.choices import DEFAULT_SAMPLER, LABEL_WORDS, MAX_SEED, NO_CLASS, RANDOM, Choices
+from app.events import QUIET
 from app.uploads import Limits
 from diffusion.sampler import samplers_for
-from diffusion.settings import SettingField, SettingValue, setting_fields
+from diffusion.settings import SamplingSettings, SettingField, SettingValue, setting_fields
 
 if TYPE_CHECKING:
     from diffusion.pipeline import ImageGenerator
@@ -29,17 +31,48 @@ class TabControls(NamedTuple):
 
     label: gr.components.Component
     seed: gr.components.Component
+    random_seed: gr.components.Component
     options: dict[str, gr.components.Component]
 
     def inputs(self) -> list[gr.components.Component]:
-        """All of them: label, seed, then the options in order."""
-        return [self.label, self.seed, *self.options.values()]
+        """All of them: label, seed, random seed, then the options in order."""
+        return [self.label, self.seed, self.random_seed, *self.options.values()]
+
+    def choices(self, values: Sequence[object]) -> Choices:
+        """What was chosen, of the values of `inputs()`."""
+        label, seed, random_seed, *options = values
+        return Choices(label, seed, random_seed, dict(zip(self.options, options, strict=True)))
 
 
-def add_controls(generator: ImageGenerator, limits: Limits, prefix: str) -> TabControls:
-    """Add the controls of a tab to the page; element ids start with `prefix`. Those without use for the model are hidden."""
+def add_label(generator: ImageGenerator, words: Sequence[int], prefix: str) -> gr.components.Component:
+    """Add the control of the label; element ids start with `prefix`. It is hidden for a model without classes.
+
+    Args:
+        words: the labels besides the classes, the first choice first. NO_CLASS is left out for a model that cannot sample
+            without a class, and so is a word that is the name of a class.
+    """
     names = generator.class_names
-    classes = [("random", RANDOM), ("each in turn", IN_TURN)] + [(name, index) for index, name in enumerate(names)]
+    offered = [
+        (LABEL_WORDS[word], word)
+        for word in words
+        if LABEL_WORDS[word] not in names and (word != NO_CLASS or generator.guided)
+    ]
+    classes = offered + [(name, index) for index, name in enumerate(names)]
+    return gr.Dropdown(
+        classes, value=classes[0][1] if names else RANDOM, label="Label", visible=bool(names), elem_id=f"{prefix}label"
+    )
+
+
+def add_options(
+    generator: ImageGenerator, limits: Limits, label: gr.components.Component, prefix: str, editing: bool
+) -> TabControls:
+    """Add the seed and the sampling options of a tab to the page. Those without use for the model are hidden.
+
+    Args:
+        label: the control of the label, to go with them.
+        prefix: of the element ids.
+        editing: whether the tab changes an image: the model's sampler for repainting may be another one.
+    """
     fields = {field.name: field for field in offered_fields(generator, limits)}
     options: dict[str, gr.components.Component] = {}
 
@@ -48,18 +81,43 @@ def add_controls(generator: ImageGenerator, limits: Limits, prefix: str) -> TabC
         visible = generator.guided or not name.startswith("guidance")
         options[name] = setting_control(fields[name], value, visible, prefix)
 
-    label = gr.Dropdown(classes, value=RANDOM, label="Label", visible=bool(names), elem_id=f"{prefix}label")
     with gr.Row():
-        add("sampler")
+        repainting = generator.inpainting_settings().sampler
+        if editing and repainting != generator.defaults.sampler:
+            text = f"{generator.defaults.sampler}; {repainting} to repaint and outpaint"
+            offered = [(text, DEFAULT_SAMPLER), *[(name, name) for name in fields["sampler"].choices]]
+            options["sampler"] = gr.Dropdown(
+                offered, value=DEFAULT_SAMPLER, label="Sampler", elem_id=f"{prefix}sampler"
+            )
+        else:
+            add("sampler")
         add("num_inference_steps")
     with gr.Row():
         add("guidance_scale")
-        seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id=f"{prefix}seed")
+        with gr.Column(min_width=150):
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, elem_id=f"{prefix}seed")
+            random_seed = gr.Checkbox(
+                True, label="Random seed", info="turn off to repeat the one above", elem_id=f"{prefix}random"
+            )
     with gr.Accordion("More sampling options", open=False, elem_id=f"{prefix}more"):
+        gr.Markdown(f"The model's defaults: {describe_defaults(generator.defaults)}.", elem_classes="hint")
         for name in fields:
             if name not in MAIN:
                 add(name)
-    return TabControls(label, seed, options)
+    # Who types a seed wants that one.
+    seed.input(None, None, random_seed, js="() => false", **QUIET)
+    return TabControls(label, seed, random_seed, options)
+
+
+def describe_defaults(settings: SamplingSettings) -> str:
+    """The sampling settings in words: the main ones, and those that differ from the class's own defaults."""
+    texts = [settings.summary()]
+    for field in setting_fields(type(settings)):
+        value = getattr(settings, field.name)
+        if field.name not in (*MAIN, "sampler_options") and value != field.default:
+            shown = " to ".join(f"{end:g}" for end in value) if isinstance(value, tuple) else value
+            texts.append(f"{field.label.replace('-', ' ')} {shown}")
+    return ", ".join(texts)
 
 
 def offered_fields(generator: ImageGenerator, limits: Limits) -> list[SettingField]:

@@ -1,25 +1,27 @@
-"""Serving the page: the address is checked first, and requests that are too large or name an address are refused."""
+"""Serving the page: its address, its temporary folder, its end by a signal, and the checks before requests reach gradio."""
 
 from __future__ import annotations
 
-import json
+import ipaddress
 import os
+import signal
 import socket
-import tempfile
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 import gradio as gr
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.page import build_page, resource
+from app.bodies import BodyLimit, RefuseAddresses, SweepAfterUploads
+from app.hosts import HostCheck, allowed_address
+from app.page import build_page
+from app.resources import resource
 from app.service import GenerationService
+from app.storage import Storage, temporary_folder
 from app.uploads import DEFAULT_LIMITS, Limits
 from common.errors import UserError
 
@@ -30,28 +32,52 @@ SESSIONS = 100  # of browsers whose state gradio keeps
 
 
 def serve(
-    generator: ImageGenerator, host: str = "127.0.0.1", port: int = 7860, limits: Limits = DEFAULT_LIMITS
+    generator: ImageGenerator,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    limits: Limits = DEFAULT_LIMITS,
+    allowed: Sequence[str] = (),
 ) -> None:
-    """Serve the page until Ctrl-C. Only this machine can reach it unless another `host` is given. Raises as `served`."""
-    with served(generator, host, port, limits) as address, suppress(KeyboardInterrupt):
+    """Serve the page until Ctrl-C, SIGTERM or SIGHUP. Only this machine can reach it unless another `host` is given.
+
+    Args:
+        allowed: see `app.hosts.HostCheck`.
+
+    Raises:
+        UserError: as `served`.
+    """
+    with stopped_by_signals(), suppress(KeyboardInterrupt), served(generator, host, port, limits, allowed) as address:
+        if is_all_addresses(host):
+            print(
+                "note: other machines reach the page under this machine's IP addresses, and under the names that "
+                "--allow-host gives; everybody who reaches it can use it",
+                file=sys.stderr,
+            )
         print(f"the page is at {address} (stop it with Ctrl-C)", flush=True)
         threading.Event().wait()
 
 
 @contextmanager
 def served(
-    generator: ImageGenerator, host: str = "127.0.0.1", port: int = 7860, limits: Limits = DEFAULT_LIMITS
+    generator: ImageGenerator,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    limits: Limits = DEFAULT_LIMITS,
+    allowed: Sequence[str] = (),
 ) -> Iterator[str]:
     """Serve the page while the context lasts; gives its address. At the end uploads and results are deleted.
 
     Raises:
-        UserError: the address cannot be listened on.
+        UserError: the address cannot be listened on, or one of `allowed` is no host.
     """
     check_free(host, port)
+    for name in allowed:
+        allowed_address(name)
     before = os.environ.get("GRADIO_TEMP_DIR")
-    with tempfile.TemporaryDirectory(prefix="smalti-app-", ignore_cleanup_errors=True) as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # uploads and results: only of this server, only readable by this user
-        service = GenerationService(generator, limits, Path(folder))
+    with temporary_folder() as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)  # uploads and results: only of this server
+        storage = Storage(folder, limits)
+        service = GenerationService(generator, limits, storage)
         page = build_page(service)
         try:
             page.launch(
@@ -61,13 +87,15 @@ def served(
                 css=resource("page.css"), theme=gr.themes.Default(primary_hue="pink"), state_session_capacity=SESSIONS,
                 app_kwargs={
                     "middleware": [
-                        Middleware(BodyLimit, most=(limits.upload_mb + 1) * 2**20),
+                        Middleware(HostCheck, host=host, names=allowed),
+                        Middleware(BodyLimit, most=(limits.upload_mb + 1) * 2**20, together=limits.uploads_mb * 2**20),
                         Middleware(RefuseAddresses),
+                        Middleware(SweepAfterUploads, storage=storage),
                     ],
                     "docs_url": None, "redoc_url": None, "openapi_url": None,
                 },
             )  # fmt: skip
-            yield str(page.local_url)
+            yield f"http://localhost:{port}/" if is_all_addresses(host) else str(page.local_url)
         finally:
             service.close()
             page.close(verbose=False)
@@ -75,6 +103,39 @@ def served(
                 os.environ.pop("GRADIO_TEMP_DIR", None)
             else:
                 os.environ["GRADIO_TEMP_DIR"] = before
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """While the context lasts, SIGTERM and SIGHUP raise KeyboardInterrupt once, as Ctrl-C does.
+
+    Their default action would end the process at once, and leave uploads and results behind.
+    """
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        del number, frame
+        for other in changed:
+            signal.signal(other, signal.SIG_IGN)  # a second signal must not interrupt the deletion
+        raise KeyboardInterrupt
+
+    changed = [number for number in numbers if before[number] == signal.SIG_DFL]  # nohup ignores SIGHUP
+    for number in changed:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, before[number])
+
+
+def is_all_addresses(host: str) -> bool:
+    """Whether a server on `host` can be reached under every address of this machine."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:  # a name
+        return False
 
 
 def check_free(host: str, port: int) -> None:
@@ -90,91 +151,3 @@ def check_free(host: str, port: int) -> None:
         raise UserError(
             f"cannot listen on {host} port {port} ({error.strerror}): choose another with --port or --host"
         ) from error
-
-
-class TooLargeError(Exception):
-    """A body went over its limit."""
-
-
-class BodyLimit:
-    """ASGI middleware: a request whose body has more than `most` bytes is answered by 413."""
-
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self.app, self.most = app, most
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count the bytes while the application reads them."""
-        received, answered = 0, False
-
-        async def limited_receive() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.most:
-                raise TooLargeError
-            return message
-
-        async def noting_send(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
-
-        try:
-            await self.app(scope, limited_receive, noting_send)
-        except TooLargeError:
-            if not answered:
-                response = PlainTextResponse("too large", status_code=413, headers={"connection": "close"})
-                await response(scope, receive, send)
-
-
-class RefuseAddresses:
-    """ASGI middleware: a request that names a file by an address is answered by 400.
-
-    gradio would fetch the address from this machine. The page itself names only files that it has uploaded.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the body first, then pass it on."""
-        if not may_hold_json(scope):
-            await self.app(scope, receive, send)
-            return
-        messages = [await receive()]
-        while messages[-1].get("more_body"):
-            messages.append(await receive())
-        if names_address(b"".join(message.get("body", b"") for message in messages)):
-            await PlainTextResponse("give a file, not an address", status_code=400)(scope, receive, send)
-            return
-
-        async def replay() -> Message:
-            return messages.pop(0) if messages else await receive()
-
-        await self.app(scope, replay, send)
-
-
-def may_hold_json(scope: Scope) -> bool:
-    """Whether a handler could read a request's body as JSON. Uploads come as forms."""
-    if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
-        return False
-    return not Headers(scope=scope).get("content-type", "").startswith("multipart/form-data")
-
-
-def names_address(body: bytes) -> bool:
-    """Whether a JSON body has an address where gradio expects the path of a file."""
-    try:
-        parts: list[object] = [json.loads(body)]
-    except ValueError:
-        return False  # not JSON: no handler gets it
-    except RecursionError:
-        return True
-    while parts:
-        part = parts.pop()
-        if isinstance(part, dict):
-            if "://" in str(part.get("path", "")):
-                return True
-            parts += part.values()
-        elif isinstance(part, list):
-            parts += part
-    return False

@@ -1,10 +1,14 @@
-"""Lines of the page's status, as HTML."""
+"""What the page shows while a job runs, as HTML: a line of status, and previews."""
 
 from __future__ import annotations
 
 import html
 import logging
+from collections.abc import Sequence
 
+from PIL import Image
+
+from app.data_url import data_url
 from common.errors import UserError
 
 log = logging.getLogger("smalti.app")
@@ -30,3 +34,9 @@ def problem_of(error: Exception) -> str:
         return problem(" ".join(str(error).split()))
     log.error("a request failed", exc_info=error)
     return problem(FAILED)
+
+
+def previews_html(images: Sequence[Image.Image]) -> str:
+    """Images side by side, "" for none. The page holds their bytes: a preview leaves no file on the server."""
+    tiles = "".join(f'<img alt="Preview {number}" src="{data_url(image)}">' for number, image in enumerate(images, 1))
+    return f'<div class="tiles">{tiles}</div>' if images else ""

@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from app.data_url import data_url
 from app.status import note
 from common.errors import UserError
+from images.bounded import open_bounded
 from images.formats import FORMATS
 from images.io import read_image
 from images.mask import image_mask
@@ -25,7 +27,6 @@ CANVAS_SIDE = 1024  # pixels
 MASK_COLOR = (230, 0, 126, 150)  # RGBA; translucent, so that the image below stays visible
 PAINTED_ALPHA = 32  # of 255; a pixel of the canvas with at least this alpha counts as painted
 PNG_URL = "data:image/png;base64,"
-LOSSLESS_SIDE = 256  # pixels; larger images are shown as JPEG, which is smaller to send
 
 
 @dataclass(frozen=True)
@@ -34,23 +35,33 @@ class Limits:
 
     Attributes:
         upload_mb: megabytes of one request, so also of one file.
+        uploads_mb: megabytes of all requests together that are being received at one time.
+        storage_mb, files: megabytes and number of all uploads and results together; the oldest are deleted beyond it.
         pixels: most pixels of an image and of its mask.
         all_pixels: most pixels of all variants of one request together. Both limits keep memory below 2 GB.
         side: least length of an image's shorter side in pixels.
         ratio: greatest ratio of an image's longer side to its shorter side.
-        variants, grid, steps: greatest number per request.
+        variants, frames, grid, steps: greatest number per request.
+        extend: most pixels that are added on one side of an image.
+        examples: images that are sampled when the page is opened for the first time.
         waiting: most requests in the queue; the server turns further ones away.
         keep_hours: the server deletes uploads and results after this time.
     """
 
     upload_mb: int = 20
+    uploads_mb: int = 256
+    storage_mb: int = 512
+    files: int = 2000
     pixels: int = 12_000_000
     all_pixels: int = 24_000_000
     side: int = 8
     ratio: int = 16
     variants: int = 8
+    frames: int = 16
     grid: int = 64
     steps: int = 256
+    extend: int = 512
+    examples: int = 6
     waiting: int = 16
     keep_hours: int = 6
 
@@ -82,10 +93,14 @@ def read_upload(path: str | Path, limits: Limits) -> Image.Image:
         UserError: not an image, damaged, a format not in FORMATS, or outside the limits. The message names no folder.
     """
     name = Path(path).name
+    if not Path(path).is_file():
+        raise UserError(f"{name} is no longer on the server: choose it again")
     try:
-        with Image.open(path, formats=FORMATS) as header:
+        with open_bounded(Path(path), FORMATS) as header:
             width, height = header.size
-    except (UnidentifiedImageError, FileNotFoundError):
+    except UserError as error:
+        raise UserError(str(error).replace(str(path), name)) from error
+    except UnidentifiedImageError:
         raise UserError(
             f"{name} is not an image that can be read: give a PNG, JPEG, WebP, GIF, BMP or TIFF file"
         ) from None
@@ -120,7 +135,7 @@ def open_image(image_path: str | None, mask_path: str | None, limits: Limits) ->
         return Opened("", "", "")
     image = read_upload(image_path, limits)
     shown = to_model_mode(image, 3).resize(canvas_size(image.size), Image.Resampling.LANCZOS)
-    shown_url = data_url(shown, "PNG" if max(shown.size) <= LOSSLESS_SIDE else "JPEG")
+    shown_url = data_url(shown)
     size = f"{image.width} x {image.height} pixels"
     if mask_path is None:
         return Opened(shown_url, "", note(f"{size}. Paint over the part to change."))
@@ -160,7 +175,7 @@ def read_canvas(url: object, size: tuple[int, int]) -> Image.Image | None:
     if not url:
         return None
     try:
-        with Image.open(io.BytesIO(_png_bytes(url)), formats=("PNG",)) as file:
+        with open_bounded(_png_bytes(url), ("PNG",)) as file:
             fits = file.size == canvas_size(size)
             mask = painted_mask(file.convert("RGBA")) if fits else None
     except Exception as error:  # a client may send anything
@@ -186,13 +201,6 @@ def read_mask(canvas: object, mask_path: str | None, size: tuple[int, int], limi
         if mask.size == size and painted_mask(mask_layer(mask)) == painted:
             return mask
     return painted.resize(size, Image.Resampling.NEAREST)
-
-
-def data_url(image: Image.Image, kind: str = "PNG") -> str:
-    """An image as a URL that holds its bytes, so that the page shows it without another request."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, quality=90)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _png_bytes(url: object) -> bytes:

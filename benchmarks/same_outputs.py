@@ -154,9 +154,11 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Parse the command line, record or compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     actions = parser.add_subparsers(dest="action", required=True)
-    action = actions.add_parser("record", help="run the commands and write a record")
+    action = actions.add_parser("record", help="run the commands and write a record", allow_abbrev=False)
     action.add_argument("--digits", type=Path, required=True, help="a digits model, such as runs/mnist after make demo")
     action.add_argument("--out", type=Path, required=True, help="the JSON file to write")
     action.add_argument("--only", default="", help="run only the commands whose name matches this pattern")

@@ -28,7 +28,7 @@ from common.features import EfficientNetFeatures
 from common.files import replace_file, write_text
 from common.metrics import frechet_distance
 from diffusion.pipeline import ImageGenerator
-from diffusion.sampler import SAMPLERS, samplers_for
+from diffusion.sampler import NOTES, SAMPLERS, samplers_for
 from diffusion.settings import SamplingSettings
 
 
@@ -70,14 +70,15 @@ def measure(generator: ImageGenerator, settings: SamplingSettings, n: int, seed:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown."""
+    """The rows as Markdown, and below them what there is to know about the samplers."""
     lines = ["| sampler | steps | calls | images/s | Frechet | accuracy |", "|---|---|---|---|---|---|"]
     lines += [
         f"| {row.sampler} | {row.steps} | {row.network_calls:.1f} | {row.images_per_second:.1f} "
         f"| {row.frechet_distance:.0f} | {row.accuracy:.3f} |"
         for row in rows
     ]
-    return "\n".join(lines) + "\n"
+    notes = [f"- {row}: {NOTES[row]}." for row in dict.fromkeys(row.sampler for row in rows) if row in NOTES]
+    return "\n".join([*lines, *([""] if notes else []), *notes]) + "\n"
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:

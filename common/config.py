@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from common.errors import UserError
+from common.scalars import parse_untyped
+from common.typed_yaml import Values, key_types, merge, read_file, read_override
 
 Config = TypeVar("Config")
 
@@ -42,8 +41,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError for values that are out of range."""
-        if self.mixed_precision == "False":
-            self.mixed_precision = "no"  # YAML reads no as false
         for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "log_every", "max_skipped_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -55,57 +52,76 @@ class TrainConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
+        if not 0 <= self.min_learning_rate_ratio <= 1:
+            raise ValueError(f"min_learning_rate_ratio must lie in [0, 1], got {self.min_learning_rate_ratio}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}")
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise ValueError(f"mixed_precision must be no, bf16 or fp16, got '{self.mixed_precision}'")
 
 
-def load_config(schema: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(schema: type[Config], path: str | Path, overrides: Sequence[str] = (), required: str = "") -> Config:
     """The configuration in the YAML file `path`, with `section.key=value` overrides applied and missing keys at defaults.
 
+    A text key takes the text as it stands; numbers are decimal (`common.scalars`).
+
+    Args:
+        required: a section that the file must have, because its defaults fit no real data.
+
     Raises:
-        UserError: a missing or unreadable file, an unknown key (names the nearest), a wrong type, a value out of range.
+        UserError: a missing or unreadable file or section, an unknown key (names the nearest), a wrong type, a value out
+            of range.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no configuration file {path}: give --config one of configs/*.yaml")
+    values = read_file(schema, path)
+    if required and required not in values:
+        raise UserError(
+            f"{path} has no section '{required}', and its defaults are for tiny images: add one, see docs/recipes.md"
+        )
     for override in overrides:
-        if "=" not in override or override.startswith("="):
-            raise UserError(f"override '{override}' is not of the form section.key=value")
+        merge(values, read_override(schema, override))
+    return _build(schema, values, f"{path} with its overrides" if overrides else str(path))
+
+
+def _build(schema: type[Config], values: Values, source: str, prefix: str = "") -> Config:
+    """`schema` with `values`; the message for a value out of range names its key and `source`."""
+    given = dict(values)
+    names = key_types(cast(type, schema))
+    for name, kind in names.items():
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            given[name] = _build(kind, cast(Values, values.get(name, {})), source, f"{prefix}{name}.")
+    construct: Callable[..., Config] = schema
     try:
-        loaded = OmegaConf.load(path)
-        given = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{path} cannot be read as a YAML mapping: {' '.join(str(error).split())[:200]}") from error
-    if not OmegaConf.is_dict(given):
-        raise UserError(f"{path} must hold 'section: key: value' pairs, not a list")
-    structured = OmegaConf.structured(schema)
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(structured, given))  # type: ignore[return-value]
-    except ConfigKeyError as error:
-        raise UserError(_unknown_key(schema, str(error.full_key))) from error
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{error.full_key or path}: {reason}; fix it in {path} or in the overrides") from error
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from error
+        return construct(**given)
+    except (ValueError, UserError) as error:
+        message = str(error)
+        if message.split(maxsplit=1)[0] in names:
+            message = prefix + message
+        elif prefix and not message.startswith(prefix.partition(".")[0] + "."):
+            message = f"{prefix.removesuffix('.')}: {message}"
+        raise UserError(f"{source}: {message}") from error
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that could be read as a number or as true or false, and escapes what is not printable."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    plain = text.isprintable() and parse_untyped(text) == text
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, None if plain else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
 
 
 def to_yaml(config: object) -> str:
-    """The whole configuration, defaults included, as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    """The whole configuration, defaults included, as YAML that `load_config` reads back to equal values.
 
-
-def _unknown_key(schema: type, key: str) -> str:
-    known = list(_dotted_keys(schema))
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    return f"unknown configuration key '{key}': the nearest valid one is '{nearest[0]}'"
-
-
-def _dotted_keys(schema: type, prefix: str = "") -> Iterator[str]:
-    for name, value in vars(schema()).items():
-        if dataclasses.is_dataclass(value):
-            yield from _dotted_keys(type(value), f"{prefix}{name}.")
-        else:
-            yield prefix + name
+    Args:
+        config: a dataclass.
+    """
+    values = dataclasses.asdict(config)  # type: ignore[call-overload]
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
+    return text

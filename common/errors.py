@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import logging
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # Unicode categories that a terminal acts on, or that hide or reorder text: control and format characters, line and
 # paragraph separators, and the surrogates that stand for undecodable bytes of file names.
@@ -42,6 +44,11 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
+def print_note(text: object) -> None:
+    """Print "note: `text`" on stderr: what was found or decided, and is no mistake."""
+    print(f"note: {printable(text)}", file=sys.stderr)
+
+
 class PrintableFormatter(logging.Formatter):
     """Log messages as `printable` text."""
 
@@ -51,10 +58,51 @@ class PrintableFormatter(logging.Formatter):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse, but a mistake gives one line on stderr and exit code 2, without the usage block."""
+    """argparse, but a mistake gives one line on stderr and exit code 2, without the usage block.
+
+    Options must be written in full: argparse would read --images 7 as --images-dir 7. An unknown option or command is
+    answered with the nearest known one.
+
+    Args:
+        options: those of argparse.ArgumentParser.
+    """
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - passed on
+        super().__init__(**options, allow_abbrev=False)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse; exits with code 2 for an unknown option, before a missing one is complained about."""
+        self._check_options(args)
+        return super().parse_known_args(args, namespace)
+
+    def parse_known_intermixed_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As `parse_known_args`, with options between positional arguments."""
+        self._check_options(args)
+        return super().parse_known_intermixed_args(args, namespace)
+
+    def _check_options(self, args: Sequence[str] | None) -> None:
+        if self._subparsers is not None:  # each command checks its own options
+            return
+        for argument in sys.argv[1:] if args is None else args:
+            if argument == "--":
+                return
+            name = argument.partition("=")[0]
+            if re.match("--?[a-zA-Z]", name) and name not in self._option_string_actions:
+                known = list(self._option_string_actions)
+                nearest = [option for option in known if option.startswith(name)]  # an abbreviation
+                nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+                self.error(f"unknown option {name}: the nearest one is {nearest[0]}")
 
     def error(self, message: str) -> NoReturn:
-        """Print one line and exit with code 2."""
+        """Print one line and exit with code 2; it names the known choice that is nearest to an unknown one."""
+        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice:
+            nearest = difflib.get_close_matches(choice[1], re.findall(r"[^\s',]+", choice[2]), n=1, cutoff=0.0)
+            message += f"; the nearest one is '{nearest[0]}'"
         print(f"error: {printable(shorten(message, MAX_LINE))} (see '{self.prog} --help')", file=sys.stderr)
         raise SystemExit(2)
 

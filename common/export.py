@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import ArgumentParser, run_cli
+from common.errors import ArgumentParser, printable, run_cli
 
 
 def main(argv: Sequence[str]) -> None:
@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
     from common.half_precision import copy_in_half_precision  # noqa: PLC0415 - imports torch
 
     copy_in_half_precision(args.source, args.target)
-    print(args.target)
+    print(printable(args.target))
 
 
 if __name__ == "__main__":

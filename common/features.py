@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import socket
 import sys
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,14 +25,44 @@ from common.errors import UserError
 TIMEOUT_S = 10  # after which a silent server counts as unreachable
 # The folder in which clean-fid keeps the file; clean-fid has no option for it.
 INCEPTION_FOLDER = Path("." if platform.system() == "Windows" else "/tmp")
-# What urllib, torch.load and torch.jit.load raise for failed downloads and for truncated files.
+# SHA-256 of the file that clean-fid downloads; k-diffusion's evaluation.py checks the same one.
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+# What urllib, torch.load, torch.jit.load and a network of another layout raise.
 LOAD_ERRORS = (
     OSError, HTTPException, RuntimeError, EOFError, UnpicklingError, AttributeError, KeyError, TypeError,
+    torch.jit.Error,
 )  # fmt: skip
 
 
 class WeightsMissing(Exception):  # noqa: N818 - not a failure: the score is then left out of the report
     """Weights are not here and cannot be downloaded. The message is one line: which file to place where."""
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights, and whether it is the published one.
+
+    Attributes:
+        sha256: in hexadecimal digits.
+        size: in bytes.
+        published: whether `sha256` begins with the published digits.
+    """
+
+    path: Path
+    sha256: str
+    size: int
+    published: bool
+
+    @classmethod
+    def read(cls, path: Path, published: str) -> WeightsFile:
+        """Hash the file at `path`.
+
+        Args:
+            published: the SHA-256 of the published file, or its first digits.
+        """
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(path, sha256, path.stat().st_size, sha256.startswith(published))
 
 
 @contextmanager
@@ -119,8 +151,11 @@ class InceptionFeatures(nn.Module):
 
     Its file is looked for in clean-fid's folder. With `download` a missing file is downloaded to there.
 
+    Attributes:
+        weights: the file that was read. Other programs write to that folder too, so it may hold other weights.
+
     Raises:
-        WeightsMissing: the file is missing and cannot be downloaded, or it is damaged.
+        WeightsMissing: the file is missing and cannot be downloaded, it is damaged, or its network has no such features.
     """
 
     name = "clean-fid's Inception v3"
@@ -128,7 +163,6 @@ class InceptionFeatures(nn.Module):
     def __init__(self, download: bool = True) -> None:
         # Imported here: with torchvision, which it needs, clean-fid takes half a second, and few commands need it.
         from cleanfid import downloads_helper  # noqa: PLC0415
-        from cleanfid.inception_torchscript import InceptionV3W  # noqa: PLC0415
         from cleanfid.resize import build_resizer  # noqa: PLC0415
 
         super().__init__()
@@ -136,14 +170,15 @@ class InceptionFeatures(nn.Module):
         file = INCEPTION_FOLDER / url.rsplit("/", 1)[-1]
         with weights_at(file, url, download):
             if file.exists():
-                self.network = InceptionV3W(str(file.parent), download=False)
+                self.network = read_inception(file)
             else:
                 # clean-fid's own download leaves a truncated file behind, and reads it as complete the next time.
                 with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
                     complete = Path(temporary) / file.name
                     torch.hub.download_url_to_file(url, str(complete))
-                    self.network = InceptionV3W(temporary, download=False)
+                    self.network = read_inception(complete)
                     complete.replace(file)
+            self.weights = WeightsFile.read(file, INCEPTION_SHA256)
         self.requires_grad_(False)
         self._resize = build_resizer("clean")  # of one array (H, W, 3) uint8 to (299, 299, 3) float32
         self._threads = ThreadPoolExecutor()  # Pillow releases the interpreter lock while it resizes
@@ -155,3 +190,20 @@ class InceptionFeatures(nn.Module):
         with torch.autocast(pixels.device.type, enabled=False):
             features: Tensor = self.network(resized.permute(0, 3, 1, 2).to(pixels.device))
             return features
+
+
+def read_inception(file: Path) -> nn.Module:
+    """clean-fid's network `(B, 3, 299, 299)` in [0, 255] -> `(B, 2048)`, from its TorchScript file.
+
+    Raises:
+        RuntimeError: and others of LOAD_ERRORS, where the file is damaged or holds another network.
+    """
+    from cleanfid.inception_torchscript import InceptionV3W  # noqa: PLC0415 - see InceptionFeatures
+
+    network: nn.Module = InceptionV3W(str(file.parent), download=False)
+    # A file of another layout fails here, not in the middle of the scores.
+    with torch.no_grad():
+        features = network(torch.full((1, 3, 299, 299), 127.5))
+    if not bool(features.isfinite().all()):
+        raise RuntimeError("its features are not finite")
+    return network

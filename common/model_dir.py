@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -41,7 +42,10 @@ def save_model(
 
     def fill(part: Path) -> None:
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        save_file(tensors, part / "model.safetensors")
+        try:
+            save_file(tensors, part / "model.safetensors")
+        except SafetensorError as error:  # a full disk, for example
+            raise OSError(" ".join(str(error).split())) from error
         (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for name, text in (files or {}).items():
             (part / name).write_text(text, encoding="utf-8")
@@ -150,3 +154,8 @@ def model_directory(model: str | Path, parts: Sequence[str] = PARTS) -> Path:
     if not Path(model).is_dir():
         raise UserError(f"no model directory {model}: give the output_dir of a training run, or hf:owner/name")
     return Path(model)
+
+
+def protected_folders(model: str | Path) -> list[tuple[str, Path]]:
+    """The folders of a model directory that only training writes, for `common.files.check_separate`."""
+    return [(f"the folder {name} of the model", Path(model) / name) for name in (*PARTS, "checkpoints", "codes")]

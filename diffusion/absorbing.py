@@ -17,7 +17,7 @@ from diffusion.forward_process import (
     check_sigma,
     per_position,
 )
-from diffusion.guidance import guided_log_probability
+from diffusion.guidance import Adjustment
 from diffusion.transitions import unmask_probability
 
 
@@ -136,13 +136,9 @@ class Absorbing(Graph):
         self,
         predictions: Tensor,
         codes: Tensor,
-        scale: float,
-        adjust: Callable[[Tensor], Tensor],
+        adjustment: Adjustment,
         step: Callable[[Tensor], Transition],
     ) -> Transition:
         """Guidance mixes p(x0), normalised again, so that it does not change how fast positions are unmasked."""
         del codes
-        mixed = (
-            predictions[0] if len(predictions) == 1 else guided_log_probability(predictions[0], predictions[1], scale)
-        )
-        return step(adjust(mixed))
+        return step(adjustment.log_p0(predictions))

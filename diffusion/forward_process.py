@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffusion.guidance import Adjustment
+
 
 def per_position(value: Tensor, like: Tensor) -> Tensor:
     """View `value` `(B,)` so that it broadcasts against `like` `(B, ...)`."""
@@ -141,16 +143,14 @@ class Graph(ABC):
         self,
         predictions: Tensor,
         codes: Tensor,
-        scale: float,
-        adjust: Callable[[Tensor], Tensor],
+        adjustment: Adjustment,
         step: Callable[[Tensor], Transition],
     ) -> Transition:
-        """`step` with classifier-free guidance, where this graph takes it.
+        """`step` of the predictions with guidance, temperature and top-p; guidance acts where this graph takes it.
 
         Args:
             predictions: log p(x0) `(K, B, ..., V)`: with the labels and, for K = 2, without.
-            scale: guidance scale; not read for K = 1.
-            adjust: temperature and top-p, `(B, ..., V) -> (B, ..., V)`.
+            adjustment: guidance scale, temperature and top-p.
             step: log p(x0) `(B, ..., V)` -> the transition.
         """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ def likelihood_bound(
     batch_size: int = 100,
     raw_score: bool = False,
     sigma_max: float = 12.0,
+    progress: Callable[[int], object] | None = None,
 ) -> Bound:
     """Upper bound on -ln p(codes | label) (SEDD, arXiv 2310.16834, theorem 3.6), the same for every noise schedule.
 
@@ -43,6 +45,7 @@ def likelihood_bound(
         codes: clean codes `(N, ...)`; labels: `(N,)`.
         generator: a CPU generator.
         raw_score: whether the output is a log-score rather than logits of p(x0) (uniform graph only).
+        progress: called after each network call with its number of noised images; N times `points` in all.
     """
     top = 1.0 if graph.is_masked else -torch.expm1(torch.tensor(-sigma_max, dtype=torch.float64)).item()
     bounds = []
@@ -63,6 +66,8 @@ def likelihood_bound(
                 log_score = graph.network_log_score(output.double(), noised, sigma, raw_score)
                 nats = score_entropy(graph, log_score, sigma, noised, clean).flatten(1).sum(1).double().cpu() / (1 - u)
             total += nats * top / points
+            if progress is not None:
+                progress(len(clean))
         bounds.append(total / clean[0].numel())
     per_image = torch.cat(bounds)
     if not graph.is_masked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,13 +29,14 @@ from diffusion.graph import GRAPHS, at_least_float32, build_graph, per_position
 from diffusion.likelihood import Bound, likelihood_bound
 from diffusion.loss import cross_entropy, score_entropy
 from diffusion.noise import NOISES, LogLinear, build_noise
-from diffusion.sampler import NEEDS_MASK, get_sampler
+from diffusion.sampler import NEEDS_MASK, get_sampler, planned_calls
 from diffusion.sampling import Predictor
 from diffusion.settings import SamplingSettings
 from diffusion.subcodes import split_codes, subcode_vocab_size
 from diffusion.transformer import Transformer2D
 from diffusion.windows import SlidingWindows
 
+MAX_CALLS = 1_000_000  # network calls of one sample
 MAX_WIDTH, MAX_DEPTH, MAX_GROUPS = 65_536, 1000, 24
 MAX_CODEBOOK = 2**24
 MAX_GRID = 4096  # codes a side
@@ -89,8 +90,12 @@ class PriorConfig:
         check_range("depth", self.depth, 1, MAX_DEPTH)
         for name in ("width", "heads"):
             check_range(name, getattr(self, name), 1, MAX_WIDTH)
-        if self.width % (4 * self.heads):
-            raise ValueError(f"width must be a multiple of 4 x heads = {4 * self.heads}, got {self.width}")
+        unit = 4 * self.heads
+        if self.width % unit:
+            raise ValueError(
+                f"width must be a multiple of 4 x heads = {unit}, got {self.width}: "
+                f"set prior.width={-(-self.width // unit) * unit} or other heads"
+            )
         for name in ("dropout", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
@@ -183,6 +188,9 @@ class Prior(nn.Module):
         if settings.guidance_scale != 1 and not self.guided:
             raise UserError("this model has no classes or was trained without label dropout: leave guidance at 1")
         sampler = get_sampler(settings.sampler, settings.sampler_options, self.graph)
+        calls = planned_calls(settings)
+        if calls > MAX_CALLS:
+            raise UserError(f"{calls} network calls are more than {MAX_CALLS}: ask for fewer steps or corrections")
         # Options of the command line are texts. Typed, they read the same in metadata as those of other origins.
         return settings.updated({"sampler_options": sampler.keywords})
 
@@ -256,7 +264,13 @@ class Prior(nn.Module):
         return (entropy.flatten(1).mean(1) * dsigma).mean()
 
     def likelihood(
-        self, codes: Tensor, labels: Tensor, generator: torch.Generator, points: int = 16, batch_size: int = 100
+        self,
+        codes: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        points: int = 16,
+        batch_size: int = 100,
+        progress: Callable[[int], object] | None = None,
     ) -> Bound:
         """Upper bound on -ln p(codes | label), in nats a code (SEDD, arXiv 2310.16834, theorem 3.6).
 
@@ -264,11 +278,12 @@ class Prior(nn.Module):
             codes: clean codes `(N, h, w)` in [0, K); labels: `(N,)` in [0, C], C and -1 are no class.
             generator: a CPU generator.
             points: strata of the noise level; every image is used once in each.
+            progress: called after each network call with its number of noised images; N times `points` in all.
         """
         labels = torch.where(labels < 0, self.no_class, labels)
         codes = split_codes(codes, self.groups, self.vocab_size)
         bound = likelihood_bound(
-            self.network, self.graph, codes, labels, generator, points, batch_size, self.raw_score
+            self.network, self.graph, codes, labels, generator, points, batch_size, self.raw_score, progress=progress
         )  # in nats a sub-code
         return Bound(bound.nats * self.groups, bound.standard_error * self.groups)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self, cast
 
@@ -12,15 +12,17 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.seeds import derived_seed
+from diffusion.labels import RANDOM_CLASS
+from diffusion.progress import ProgressCallback
 from diffusion.settings import SamplingSettings, SettingValue
 from images.convert import OUTPUT_TYPES, OutputType
 
-ClassLabels = int | str | Sequence[int | str] | None
 Generators = torch.Generator | Sequence[torch.Generator] | None
 # (ImageGenerator, step from 0, time left in [0, 1], {"codes": (n, h, w) in [0, K], K is masked}) -> None or {"codes": others}
 StepEnd = Callable[..., Mapping[str, Tensor] | None]
-RequestOption = SamplingSettings | SettingValue | Generators | StepEnd | None
+RequestOption = SamplingSettings | SettingValue | Generators | StepEnd | ProgressCallback | None
 MAX_CODES = 16_384  # positions that are sampled at once: with 1,024 codes 134 MB an array of float64 probabilities
+MAX_IMAGES = 1_000_000  # of one call, which returns them together
 
 
 class CodesToImages(Protocol):
@@ -75,55 +77,57 @@ class Request:
 
     Attributes:
         n: number of samples.
-        labels: class numbers, taken in turn; None samples them uniformly.
+        labels: class numbers, taken in turn; RANDOM_CLASS samples one of the `classes` classes.
         first: index of the first sample under `seed`.
         generators: CPU generators, one a sample; None: those of `seed`.
+        progress: told the network calls.
     """
 
     n: int
-    labels: Sequence[int] | None
+    labels: Sequence[int]
+    classes: int
     settings: SamplingSettings
     seed: int = 0
     first: int = 0
     generators: Sequence[torch.Generator] | None = None
     callback: StepEnd | None = None
+    progress: ProgressCallback | None = None
 
-    def batch(self, begin: int, count: int, classes: int) -> tuple[Sequence[torch.Generator], Tensor]:
-        """Generators and labels `(count,)` of samples `begin` to `begin + count - 1`; 0 for a model without classes."""
+    def batch(self, begin: int, count: int) -> tuple[Sequence[torch.Generator], Tensor]:
+        """Generators and labels `(count,)` of samples `begin` to `begin + count - 1`."""
+        place = self.first + begin
         if self.generators is None:
-            generators: Sequence[torch.Generator] = [
-                sample_generator(self.seed, self.first + begin + i) for i in range(count)
-            ]
+            generators: Sequence[torch.Generator] = [sample_generator(self.seed, place + i) for i in range(count)]
         else:
             generators = self.generators[begin : begin + count]
-        if self.labels is not None:
-            place = self.first + begin
-            return generators, torch.tensor([self.labels[(place + i) % len(self.labels)] for i in range(count)])
-        if not classes:
-            return generators, torch.zeros(count, dtype=torch.int64)
-        return generators, torch.cat([torch.randint(classes, (1,), generator=generator) for generator in generators])
+        labels = [self.labels[(place + i) % len(self.labels)] for i in range(count)]
+        for i, generator in enumerate(generators):
+            if labels[i] == RANDOM_CLASS:
+                labels[i] = int(torch.randint(self.classes, (1,), generator=generator))
+        return generators, torch.tensor(labels)
 
 
 def make_request(
     n: int,
-    class_labels: ClassLabels,
+    labels: Sequence[int],
+    classes: int,
     output_type: OutputType,
     options: Mapping[str, RequestOption],
-    class_names: Sequence[str],
     make_settings: Callable[..., SamplingSettings],
 ) -> Request:
     """Check what was asked for. Raises UserError.
 
     Args:
-        options: seed, first, generator, callback_on_step_end and settings; all others are fields of the settings.
+        labels: class numbers or RANDOM_CLASS, taken in turn; classes: how many classes there are.
+        options: seed, first, generator, callback_on_step_end, progress and settings; all others are fields of the settings.
     """
     given = dict(options)
-    seed, first = (given.pop(name, 0) for name in ("seed", "first"))
+    n = whole_number("the number of images", n, 1, MAX_IMAGES)
+    seed = whole_number("the seed", given.pop("seed", 0))
+    first = whole_number("first", given.pop("first", 0))
     generator = cast(Generators, given.pop("generator", None))
     callback = cast(StepEnd | None, given.pop("callback_on_step_end", None))
-    if n < 1 or not isinstance(seed, int) or seed < 0 or not isinstance(first, int):
-        raise UserError(f"the number of images must be at least 1 and the seed not negative, got {n} and {seed}")
-    labels = class_numbers(class_labels, class_names)
+    progress = cast(ProgressCallback | None, given.pop("progress", None))
     if output_type not in OUTPUT_TYPES:
         raise UserError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, got '{output_type}'")
     settings = make_settings(given.pop("settings", None), **given)
@@ -134,34 +138,18 @@ def make_request(
         generators = list(generator)
         if len(generators) != n:
             raise UserError(f"{n} images need {n} generators or one, got {len(generators)}")
-    return Request(n, labels, settings, seed, first, generators, callback)
+    return Request(n, labels, classes, settings, seed, first, generators, callback, progress)
 
 
-def class_numbers(wanted: ClassLabels, class_names: Sequence[str]) -> list[int] | None:
-    """The numbers of one or several classes, None for None. Raises UserError for an unknown one and an empty list."""
-    if wanted is None:
-        return None
-    listed = list(wanted) if isinstance(wanted, Iterable) and not isinstance(wanted, str) else [wanted]
-    if not listed:
-        raise UserError("class_labels is an empty list: give labels, or None for random ones")
-    return [class_number(one, class_names) for one in listed]
-
-
-def class_number(wanted: int | str, class_names: Sequence[str]) -> int:
-    """The number of a class, given as its number or its name. Raises UserError for an unknown one."""
-    count = len(class_names)
-    if isinstance(wanted, str):
-        if wanted in class_names:
-            return list(class_names).index(wanted)
-        if not wanted.removeprefix("-").isdecimal():
-            known = f"has the classes {', '.join(class_names[:20])}" if count else "has no classes"
-            raise UserError(f"unknown class '{wanted}': this model {known}")
-        wanted = int(wanted)
-    wanted = operator.index(wanted)
-    if not 0 <= wanted < count:
-        known = f"0 to {count - 1} ({', '.join(class_names[:10])})" if count else "none: it has no classes"
-        raise UserError(f"label {wanted} is out of range: this model knows {known}")
-    return wanted
+def whole_number(name: str, value: object, low: int = 0, high: int | None = None) -> int:
+    """`value` as an int. Raises UserError where it is not a whole number of at least `low` and at most `high`."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise UserError(f"{name} must be a whole number, got {value!r}") from error
+    if number < low or (high is not None and number > high):
+        raise UserError(f"{name} must be at least {low}{'' if high is None else f' and at most {high}'}, got {number}")
+    return number
 
 
 def seed_from(generator: torch.Generator) -> int:

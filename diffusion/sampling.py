@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -17,12 +16,12 @@ from torch import Tensor
 from common.errors import UserError
 from diffusion.forward_process import Transition
 from diffusion.graph import Graph
-from diffusion.guidance import guidance_scale_at, guided_log_probability
+from diffusion.guidance import Adjustment, guidance_scale_at
 from diffusion.noise import Noise
 from diffusion.settings import MAX_STEPS, TIME_SPACINGS, SamplingSettings
 
 __all__ = [
-    "SamplerState", "SamplingSettings", "apply_temperature_top_p", "guided_transition", "inpainting_projection",
+    "SamplerState", "SamplingSettings", "guided_transition", "inpainting_projection",
     "masked_counts", "rank", "sample_categorical", "sample_transition", "step_times", "unmask",
 ]  # fmt: skip
 
@@ -78,18 +77,6 @@ def step_times(steps: int, spacing: str) -> Tensor:
     return times
 
 
-def apply_temperature_top_p(log_probability: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Log-probabilities `(..., V)` at `temperature`, cut to the fewest codes that hold `top_p` of the mass (nucleus)."""
-    if temperature != 1:
-        log_probability = torch.log_softmax(log_probability / temperature, dim=-1)
-    if top_p < 1:
-        ordered, order = log_probability.sort(dim=-1, descending=True)
-        before = ordered.exp().cumsum(-1) - ordered.exp()
-        cut = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= top_p)
-        log_probability = torch.log_softmax(log_probability.masked_fill(cut, -torch.inf), dim=-1)
-    return log_probability
-
-
 def sample_categorical(log_probability: Tensor, uniform: Tensor) -> Tensor:
     """Codes `(...)` from normalised `log_probability` `(..., V)`, by inverting the cumulative sum at `uniform` `(...)`."""
     cumulative = log_probability.double().exp().cumsum(dim=-1)
@@ -109,6 +96,7 @@ class SamplerState:
             random numbers depend neither on its batch nor on the device.
         settings: steps, time spacing, guidance, temperature and top-p are read here; sampler and its options by the caller.
         projection: puts known codes back, before every network call and at the end.
+        on_call: called after every prediction of the network, also where all samples reuse the cached one.
         callback: called after every step; codes that it returns replace the state.
         time_free: whether the prediction depends on the codes alone. Then unchanged samples reuse the cached prediction
             (RADD, arXiv 2406.03736, section 3.3), and the batch is compacted to the changed ones.
@@ -133,6 +121,7 @@ class SamplerState:
     settings: SamplingSettings
     device: torch.device | str = "cpu"
     projection: Projection | None = None
+    on_call: Callable[[], object] | None = None
     callback: StepCallback | None = None
     time_free: bool = False
     origin: Tensor | None = None
@@ -199,6 +188,8 @@ class SamplerState:
                 self._prediction = self._prediction.index_copy(1, changed, prediction)
             self._seen = self.codes
             self.network_calls[changed.cpu()] += 1
+        if self.on_call is not None:
+            self.on_call()
         assert self._prediction is not None
         return self._prediction
 
@@ -209,11 +200,12 @@ class SamplerState:
             sigma: noise of the state, a scalar or `(B,)`.
             progress: fraction of the steps that are done.
         """
-        predictions = self.predict(sigma)
-        mixed = predictions[0]
-        if len(predictions) > 1:
-            mixed = guided_log_probability(mixed, predictions[1], guidance_scale_at(self.settings, progress))
-        return apply_temperature_top_p(mixed, self.settings.temperature, self.settings.top_p)
+        return self.adjustment(progress).log_p0(self.predict(sigma))
+
+    def adjustment(self, progress: float) -> Adjustment:
+        """Guidance scale, temperature and top-p after a fraction `progress` of the steps."""
+        settings = self.settings
+        return Adjustment(guidance_scale_at(settings, progress), settings.temperature, settings.top_p)
 
     @property
     def masked(self) -> Tensor:
@@ -224,10 +216,8 @@ class SamplerState:
 def guided_transition(
     state: SamplerState, sigma: Tensor, progress: float, step: Callable[[Tensor], Transition]
 ) -> Transition:
-    """`step` of the network's log p(x0) at noise `sigma`, with guidance where the graph takes it."""
-    settings = state.settings
-    adjust = partial(apply_temperature_top_p, temperature=settings.temperature, top_p=settings.top_p)
-    return state.graph.guide(state.predict(sigma), state.codes, guidance_scale_at(settings, progress), adjust, step)
+    """`step` of the network's log p(x0) at noise `sigma`, with guidance where the graph takes it, temperature and top-p."""
+    return state.graph.guide(state.predict(sigma), state.codes, state.adjustment(progress), step)
 
 
 def sample_transition(state: SamplerState, transition: Transition) -> Tensor:

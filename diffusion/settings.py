@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Self
 
 from common.errors import UserError
+from common.scalars import Scalar
 
 MAX_STEPS = 100_000
 TIME_SPACINGS = ("uniform", "cosine", "loglinear")
 GUIDANCE_RAMPS = ("constant", "linear", "power_cosine")
 LARGE_GRIDS = ("sliding", "rotary")
-OptionValue = int | float | str | bool
-SettingValue = OptionValue | tuple[float, float] | Mapping[str, OptionValue]
+SettingValue = Scalar | tuple[float, float] | Mapping[str, Scalar]
 
 
 def option(
@@ -132,7 +132,7 @@ class SamplingSettings:
 
     num_inference_steps: int = option(16, "number of sampling steps", ["--steps"], low=1, high=MAX_STEPS)
     sampler: str = option("tweedie", "sampling algorithm, see 'sample.py samplers'", ["--sampler"])
-    sampler_options: dict[str, OptionValue] = option({}, "an option of the sampler; may be repeated", ["--option"])
+    sampler_options: dict[str, Scalar] = option({}, "an option of the sampler; may be repeated", ["--option"])
     guidance_scale: float = option(
         1.0, "classifier-free guidance scale, as in diffusers; 1 is off", ["--guidance", "--guidance-scale"], low=0
     )

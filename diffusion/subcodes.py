@@ -45,8 +45,11 @@ def subcode_vocab_size(codebook_size: int, groups: int) -> int:
     """V with V^G = `codebook_size`. Raises UserError where there is none."""
     base: int = round(float(codebook_size) ** (1 / groups))
     if base < 2 or base**groups != codebook_size:
+        fitting = [
+            g for g in range(1, codebook_size.bit_length()) if round(codebook_size ** (1 / g)) ** g == codebook_size
+        ]
         raise UserError(
-            f"{codebook_size} codes cannot be split into {groups} equal parts: set prior.groups=1, or to a number G for "
-            "which the codebook size is a G-th power"
+            f"{codebook_size} codes cannot be split into {groups} equal parts: "
+            f"set prior.groups={' or '.join(map(str, fitting))}"
         )
     return base

@@ -17,7 +17,7 @@ from diffusion.forward_process import (
     check_sigma,
     per_position,
 )
-from diffusion.guidance import guided_log_probability
+from diffusion.guidance import Adjustment, guided_log_probability
 from diffusion.transitions import split_rates
 
 
@@ -179,15 +179,18 @@ class Uniform(Graph):
         self,
         predictions: Tensor,
         codes: Tensor,
-        scale: float,
-        adjust: Callable[[Tensor], Tensor],
+        adjustment: Adjustment,
         step: Callable[[Tensor], Transition],
     ) -> Transition:
-        """Guidance mixes the distributions of the next state (UDLM, arXiv 2412.10193, equation 9)."""
-        parts = [step(adjust(prediction)) for prediction in predictions]
+        """Guidance mixes the distributions of the next state (UDLM, arXiv 2412.10193, equation 9).
+
+        Temperature and top-p act on p(x0) of both sides, before the step, see `Adjustment.sides`. At scale 1 this is the
+        step of the conditional p(x0) at temperature, cut to its nucleus; a step to sigma = 0 gives `Adjustment.log_p0`.
+        """
+        parts = [step(side) for side in adjustment.sides(predictions)]
         if len(parts) == 1:
             return parts[0]
         rows = [part.probabilities(codes, self.num_states).log() for part in parts]
-        mixed = guided_log_probability(rows[0], rows[1], scale).exp()
+        mixed = guided_log_probability(rows[0], rows[1], adjustment.scale).exp()
         rates = split_rates(mixed.scatter(-1, codes[..., None], 0.0))
         return Transition(rates.exit_rate.clamp(max=1), rates.log_next)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal, overload
 
@@ -12,8 +14,20 @@ from torch import Tensor
 
 from common.errors import UserError
 from diffusion.editing import ImageEditing, Images, grid_of
-from diffusion.request import MAX_CODES, ClassLabels, Conditioning, Request, RequestOption, sample_generator
+from diffusion.labels import ClassLabels
+from diffusion.progress import part_of
+from diffusion.request import (
+    MAX_CODES,
+    MAX_IMAGES,
+    Conditioning,
+    Request,
+    RequestOption,
+    sample_generator,
+    whole_number,
+)
+from diffusion.sampler import planned_calls
 from images.convert import Array, ImageInput, OutputType, as_pil, to_output
+from images.modes import to_model_mode
 from images.region import Region, crop_region, paste_region, whole_region
 
 
@@ -63,7 +77,9 @@ class ImageVariation(ImageEditing):
         """
         if not 0 < strength <= 1:
             raise UserError(f"strength must lie in (0, 1], got {strength}: near 0 changes little, 1 keeps nothing")
-        request = _shortened(self.request(n, class_labels, output_type, options), strength)
+        self.check_keywords(self.vary, options)
+        labels = self.classes.editing_numbers(class_labels)
+        request = _shortened(self.request(n, labels, output_type, options), strength)
         pixels = as_pil(image)
         region, codes = self._encode_whole(pixels)
         everywhere = np.ones((pixels.height, pixels.width), dtype=bool)
@@ -105,7 +121,7 @@ class ImageVariation(ImageEditing):
 
         In frame i a fraction i / (n - 1) of the codes, always the same ones first, comes from the other image. Noise hits
         a fraction of up to `strength`, most in the middle and none at the ends, and is removed with the same random
-        numbers in every frame.
+        numbers in every frame. The frames have no alpha channel: transparent pixels are white.
 
         Raises:
             UserError: images of two sizes, fewer than two frames, several generators, and as `vary`.
@@ -117,32 +133,62 @@ class ImageVariation(ImageEditing):
             >>> len(generator.morph(first, last, n=5))
             5
         """
+        self.check_keywords(self.morph, options)
+        frames = list(self.morph_frames(image, other, n, strength, class_labels, options, output_type))
+        return to_output(frames, output_type)
+
+    def morph_frames(
+        self,
+        image: ImageInput,
+        other: ImageInput,
+        n: int,
+        strength: float,
+        class_labels: ClassLabels,
+        options: Mapping[str, RequestOption],
+        output_type: OutputType = "pil",
+    ) -> Iterator[Image.Image]:
+        """The images of `morph` one after the other, all PIL. Raises UserError as `morph`, before the first."""
         if not 0 < strength <= 1:
             raise UserError(f"strength must lie in (0, 1], got {strength}")
-        if n < 2:
-            raise UserError(f"a morph has at least two images, got {n}")
-        first, last = as_pil(image), as_pil(other)
+        n = whole_number("the number of images", n, 2, MAX_IMAGES)
+        first, last = (to_model_mode(as_pil(one), self.tokenizer.channels) for one in (image, other))
         if first.size != last.size:
             raise UserError(
                 f"one image is {first.width} x {first.height} and the other {last.width} x {last.height}: "
                 "make them the same size"
             )
-        (region, start), (_, end) = self._encode_whole(first), self._encode_whole(last)
         if not isinstance(options.get("generator"), (torch.Generator, type(None))):
             raise UserError("a morph takes one generator: its images are sampled with the same random numbers")
-        request = self.request(1, class_labels, output_type, options)
+        request = self.request(1, self.classes.editing_numbers(class_labels), output_type, options)
+        (region, start), (_, end) = self._encode_whole(first), self._encode_whole(last)
+        return self._morph(request, first.size, region, start, end, n, strength)
+
+    def _morph(
+        self,
+        request: Request,
+        size: tuple[int, int],
+        region: Region,
+        start: Tensor,
+        end: Tensor,
+        n: int,
+        strength: float,
+    ) -> Iterator[Image.Image]:
+        everywhere = np.ones((size[1], size[0]), dtype=bool)
+        canvas = Image.new("RGB" if self.tokenizer.channels == 3 else "L", size)
         order = torch.rand(start.shape, generator=sample_generator(request.seed, 0)).to(self.device)
-        frames = [start]
-        for i in range(1, n - 1):
-            fraction = i / (n - 1)
-            noised = strength * 4 * fraction * (1 - fraction)
-            mixed = torch.where(order < fraction, end, start)
-            conditioning = Conditioning(grid_of(start), origin=mixed, strength=noised)
-            frames += [sampled.codes for sampled in self.sample_batches(_shortened(request, noised), conditioning)]
-        everywhere = np.ones((first.height, first.width), dtype=bool)
-        canvas = Image.new("RGB" if self.tokenizer.channels == 3 else "L", first.size)
-        decoded = [self.decode(codes)[0] for codes in [*frames, end]]
-        return to_output([paste_region(canvas, everywhere, frame, region) for frame in decoded], output_type)
+        fractions = [i / (n - 1) for i in range(n)]
+        strengths = [strength * 4 * fraction * (1 - fraction) for fraction in fractions]
+        steps = Counter(_fewer(request.settings.num_inference_steps, noised) for noised in strengths[1:-1])
+        total = sum(times * planned_calls(request.settings, number) for number, times in steps.items())
+        done = 0
+        for i in range(n):
+            codes = torch.where(order < fractions[i], end, start)
+            if 0 < i < n - 1:
+                one = _shortened(replace(request, progress=part_of(request.progress, done, total)), strengths[i])
+                conditioning = Conditioning(grid_of(start), origin=codes, strength=strengths[i])
+                codes = next(self.sample_batches(one, conditioning)).codes
+                done += planned_calls(one.settings)
+            yield paste_region(canvas, everywhere, self.decode(codes)[0], region)
 
     def _encode_whole(self, image: Image.Image) -> tuple[Region, Tensor]:
         self._check_side(image)
@@ -158,6 +204,11 @@ class ImageVariation(ImageEditing):
 
 
 def _shortened(request: Request, fraction: float) -> Request:
-    """The request with a `fraction` of its steps, at least one."""
-    steps = max(1, round(request.settings.num_inference_steps * fraction))
+    """The request with a `fraction` of its steps."""
+    steps = _fewer(request.settings.num_inference_steps, fraction)
     return replace(request, settings=request.settings.updated({"num_inference_steps": steps}))
+
+
+def _fewer(steps: int, fraction: float) -> int:
+    """A `fraction` of the steps, at least one."""
+    return max(1, round(steps * fraction))

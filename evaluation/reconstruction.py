@@ -12,12 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from common.features import InceptionFeatures
-from common.metrics import codebook_use, frechet_distance, psnr, ssim
+from common.metrics import codebook_use, psnr, ssim
 from evaluation.decode import decode_pixels
+from evaluation.frechet import distance_with_bar, frechet_part
 from evaluation.gallery import Gallery
-from evaluation.networks import ScoreNetworks
+from evaluation.networks import ScoreNetworks, note_of, weights_part
 from evaluation.reference import ReferenceImages
-from evaluation.report import Part, frechet_part
+from evaluation.report import Part
 from images.convert import from_8_bits
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ class FeaturePairs:
         self.restored.append(restored.float().cpu())
         self.reference.append(reference.float().cpu())
 
-    def distance(self) -> float:
-        """The Frechet distance between the two sets."""
-        return frechet_distance(torch.cat(self.restored), torch.cat(self.reference))
+    def distance(self, extractor: str) -> float:
+        """The Frechet distance between the two sets; `extractor` names the feature network."""
+        return distance_with_bar(torch.cat(self.restored), torch.cat(self.reference), extractor)
 
 
 class ReconstructionScores:
@@ -103,7 +104,8 @@ class ReconstructionScores:
         rfid_note = (
             f"{InceptionFeatures.name} and resizing, of {count} images at {self.image_size} pixels; few images raise it"
         )
-        frechet = self.efficientnet.distance()
+        inception_weights = None if networks.inception is None else networks.inception.weights
+        frechet = self.efficientnet.distance(networks.efficientnet.name)
         return {
             "images": count,
             "psnr_db": finite.mean().item() if len(finite) else None,
@@ -112,9 +114,12 @@ class ReconstructionScores:
             "ssim": self._mean("ssim"),
             "ssim_note": f"mean over images; needs {MIN_SSIM_SIZE} pixels a side",
             "lpips": self._mean("lpips"),
-            "lpips_note": networks.lpips_missing or "mean over images; VGG-16, version 0.1",
-            "rfid": None if networks.inception is None else self.inception.distance(),
-            "rfid_note": networks.inception_missing or rfid_note,
+            "lpips_note": networks.lpips_missing
+            or note_of(networks.lpips_weights, "mean over images; VGG-16, version 0.1"),
+            "lpips_weights": weights_part(networks.lpips_weights),
+            "rfid": None if networks.inception is None else self.inception.distance(InceptionFeatures.name),
+            "rfid_note": networks.inception_missing or note_of(inception_weights, rfid_note),
+            "rfid_weights": weights_part(inception_weights),
             **codebook_use(torch.tensor(list(self.code_counts.values())), codebook_size),
             "frechet": frechet_part(frechet, networks.efficientnet.name, count, reference, count),
         }
@@ -150,6 +155,6 @@ def score_reconstruction(
         gallery.add(pixels, restored, decibels, batch.files)
         classes += batch.classes
         codes.append(batch_codes.cpu())
-    report = scores.report(str(reference.source), tokenizer.codebook_size) | {"worst": gallery.worst_entries()}
+    report = scores.report(reference.source.name, tokenizer.codebook_size) | {"worst": gallery.worst_entries()}
     features = torch.cat(scores.efficientnet.reference)
     return Reconstruction(report, gallery.image_grids(), torch.cat(codes), classes, features)

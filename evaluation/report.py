@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -14,24 +14,7 @@ from common.files import write_text
 from images.io import check_writable, save_png
 
 Part = dict[str, object]  # a labelled part of the report
-
-
-def frechet_part(distance: float, extractor: str, images: int, reference: str, reference_images: int) -> Part:
-    """A Frechet distance with everything that its value depends on.
-
-    Args:
-        extractor: name of the feature network.
-        images, reference_images: numbers of images.
-        reference: name or folder of the reference images.
-    """
-    return {
-        "frechet_distance": distance,
-        "extractor": extractor,
-        "note": "not FID: another feature network",
-        "images": images,
-        "reference": reference,
-        "reference_images": reference_images,
-    }
+REPORT_KEYS = frozenset({"reconstruction", "samples"})  # every report has one of them
 
 
 def image_path(report: Path, name: str) -> Path:
@@ -39,12 +22,34 @@ def image_path(report: Path, name: str) -> Path:
     return report.with_name(f"{report.stem}-{name}.png")
 
 
-def check_paths(report: Path, images: tuple[str, ...] = ()) -> None:
-    """Raise UserError where the report or one of its `images` cannot be written. To call before the work starts."""
+def check_report(report: Path) -> None:
+    """Raise UserError where the report cannot be written, or would replace a file that is not one. To call first."""
     if report.is_dir():
         raise UserError(f"cannot write {report}: it is a folder; name a file")
-    for name in images:
+    check_writable(report, ".json")
+    if not report.exists():
+        return
+    try:
+        found: object = json.loads(report.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not (isinstance(found, dict) and REPORT_KEYS & found.keys()):
+        raise UserError(f"{report} exists and is not a report of evaluate.py: give another name for --out")
+
+
+def check_images(report: Path, names: Sequence[str], reference: Path | None) -> None:
+    """Raise UserError where the report's images cannot be written, or would be among the reference images.
+
+    Args:
+        reference: the folder of the reference images.
+    """
+    for name in names:
         check_writable(image_path(report, name))
+    if reference is not None and report.parent.resolve().is_relative_to(reference.resolve()):
+        raise UserError(
+            f"{report} lies in {reference}: the report's images would be among the reference images; "
+            "give --out in another folder"
+        )
 
 
 def write_report(path: Path, report: Mapping[str, object], images: Mapping[str, Image.Image] | None = None) -> None:

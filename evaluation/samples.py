@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from common.errors import print_note
 from common.features import EfficientNetFeatures
-from common.metrics import frechet_distance
 from common.model_dir import GENERATION_FILE
+from diffusion.call_bar import CallBar
 from diffusion.settings import SamplingSettings
 from evaluation.decode import decode_pixels
-from evaluation.report import Part, frechet_part
+from evaluation.frechet import distance_with_bar, frechet_part
+from evaluation.report import Part
 from images.convert import from_8_bits
 
 if TYPE_CHECKING:
@@ -39,10 +39,7 @@ def choose_settings(generator: ImageGenerator, directory: Path, options: Mapping
         given.setdefault("guidance_scale", GUIDANCE_SCALE if generator.guided else 1.0)
     settings = generator.settings(**given)
     source = GENERATION_FILE if has_defaults else f"evaluate.py, as the model has no {GENERATION_FILE}"
-    print(
-        f"note: samples use {settings.summary()}; options that are not given are those of {source}",
-        file=sys.stderr,
-    )
+    print_note(f"samples use {settings.summary()}; options that are not given are those of {source}")
     return settings
 
 
@@ -61,19 +58,21 @@ def score_samples(
         extractor: the network of `reference_features`.
         reference: name or folder of the reference images.
     """
+    labels = list(range(len(generator.class_names))) or [generator.classes.no_class]
     features, calls = [], []
-    labels = range(len(generator.class_names)) if generator.class_names else None
-    with tqdm(total=count, desc="sample", unit="image") as bar:
-        for first in range(0, count, BATCH_SIZE):
-            batch = generator.sample_codes(min(BATCH_SIZE, count - first), labels, settings, seed, first)
+    with CallBar(f"sample {count} images") as bar:
+        request = generator.request(
+            count, labels, "pil", {"seed": seed, "settings": settings, "progress": bar.next_request()}
+        )
+        for batch in generator.sample_batches(request, batch_size=BATCH_SIZE):
             with torch.no_grad():
                 images = from_8_bits(decode_pixels(generator.tokenizer, batch.codes))
                 features.append(extractor(images).cpu())
             calls.append(batch.network_calls.double())
-            bar.update(len(batch.codes))
-    distance = frechet_distance(torch.cat(features), reference_features)
+    distance = distance_with_bar(torch.cat(features), reference_features, extractor.name)
     return (
         frechet_part(distance, extractor.name, count, reference, len(reference_features))
+        | {"classes": "all, equally often" if generator.class_names else "none"}
         | {"network_calls": torch.cat(calls).mean().item(), "seed": seed}
         | asdict(settings)
     )

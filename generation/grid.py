@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,16 +15,17 @@ import torch
 from accelerate import PartialState
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
-from common.errors import UserError
+from common.errors import UserError, print_note, printable
 from common.files import write_text
 from common.model_dir import PARTS, model_directory
+from diffusion.call_bar import CallBar
 from diffusion.dataset import codes_key
 from diffusion.pipeline import ImageGenerator
-from diffusion.request import SampledCodes
+from diffusion.request import MAX_CODES, SampledCodes
 from diffusion.settings import given_settings
-from generation.output import image_metadata, numbered, print_settings
+from generation.labels import labels_text, print_label_notes
+from generation.output import check_overwrites, image_metadata, numbered, print_settings
 from images.grid import image_grid
 from images.io import check_writable, read_image, save_gif, save_png
 
@@ -46,27 +46,28 @@ def grid(args: Namespace) -> None:
         generator = ImageGenerator.from_pretrained(args.model, device, args.dtype)
         settings = generator.settings(**given)
         size, conditioning = generator.image_size(*args.size)
-        labels = [generator.label_of(label) for label in args.label or []]
-        about = image_metadata(args, settings)
+        labels = generator.classes.numbers(args.label)
+        about = image_metadata(args, settings, labels_text(generator, labels))
         if args.images_dir:
             record_settings(args.images_dir, args.model, about, write=rank == 0)
         wait()
         if rank == 0:
+            print_label_notes(args, generator, labels, settings)
             print_settings(settings)
         trajectory = Trajectory()
         shown: list[Image.Image] = []
-        batches = range(0, args.n, args.batch_size)[rank::world]
-        total = sum(min(args.batch_size, args.n - first) for first in batches)
-        with tqdm(total=total, desc="images", unit="image", disable=rank > 0) as bar:
-            for first in batches:
+        batches = -(-args.n // args.batch_size)
+        own = max(0, -(-(batches - rank) // world))  # of this process
+        with CallBar(args.command, own, hidden=rank > 0) as bar:
+            for first in range(rank * args.batch_size, args.n, world * args.batch_size):
                 count = min(args.batch_size, args.n - first)
                 watched = args.trajectory is not None and first == 0
                 files = [numbered(args.images_dir, first + i) for i in range(count)] if args.images_dir else []
                 if files and not watched and all(is_complete(file) for file in files):
-                    bar.update(count)
+                    bar.skip_request()
                     continue
-                request = generator.request(count, labels or None, "pil", {
-                    "seed": args.seed, "first": first, "settings": settings,
+                request = generator.request(count, labels, "pil", {
+                    "seed": args.seed, "first": first, "settings": settings, "progress": bar.next_request(),
                     "callback_on_step_end": trajectory.keep if watched else None,
                 })  # fmt: skip
                 done = 0
@@ -77,25 +78,24 @@ def grid(args: Namespace) -> None:
                     else:
                         shown += images
                     done += len(images)
-                    bar.update(len(images))
         wait()
         if rank == 0:
-            write_grid(args, generator, len(labels), shown, trajectory, about)
+            write_grid(args, generator, len(args.label or []), shown, trajectory, about)
 
 
 def check_arguments(args: Namespace, world: int) -> None:
     """Raise UserError, before anything is computed, for arguments that do not fit each other or cannot be written."""
     if args.n < 1 or args.batch_size < 1:
         raise UserError(f"--n and --batch-size must be at least 1, got {args.n} and {args.batch_size}")
+    if args.batch_size > MAX_CODES:
+        raise UserError(f"--batch-size must be at most {MAX_CODES}, got {args.batch_size}")
     if args.out is None and args.images_dir is None:
         raise UserError("nowhere to write to: give --out grid.png, or --images-dir FOLDER, or both")
     if args.images_dir is None and (world > 1 or args.n > GRID_IMAGES):
         raise UserError(
             f"more than {GRID_IMAGES} images, or several processes, need a folder: give --images-dir FOLDER"
         )
-    inside = args.out and args.images_dir and args.out.parent.resolve() == args.images_dir.resolve()
-    if inside and args.out.stem.isdecimal():
-        raise UserError(f"--out {args.out} is the name of one of the images in --images-dir: choose another")
+    check_overwrites(args)
     if args.out:
         check_writable(args.out)
     if args.trajectory:
@@ -129,16 +129,16 @@ def write_grid(
     columns = labels if labels > 1 else math.ceil(math.sqrt(min(args.n, GRID_IMAGES)))
     if args.trajectory:
         save_gif(trajectory.frames(generator, columns), args.trajectory)
-        print(args.trajectory)
+        print(printable(args.trajectory))
     if args.out:
         if args.images_dir:
             shown = [read_image(numbered(args.images_dir, i)) for i in range(min(args.n, GRID_IMAGES))]
             if args.n > len(shown):
-                print(f"note: the grid shows the first {len(shown)} of {args.n} images", file=sys.stderr)
+                print_note(f"the grid shows the first {len(shown)} of {args.n} images")
         save_png(image_grid(shown, min(columns, len(shown))), args.out, dict(about))
-        print(args.out)
+        print(printable(args.out))
     if args.images_dir:
-        print(args.images_dir)
+        print(printable(args.images_dir))
 
 
 class Trajectory:

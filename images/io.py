@@ -14,8 +14,9 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from common.errors import UserError
-from common.files import replace_file
+from common.errors import UserError, printable
+from common.files import check_replaceable, replace_file
+from images.bounded import check_exif, open_bounded
 from images.formats import FORMATS
 from images.modes import usual_mode
 
@@ -32,15 +33,14 @@ def read_image(path: str | Path) -> Image.Image:
     The mode is one of Pillow's 8-bit modes or "I;16", see `images.modes.usual_mode`.
 
     Raises:
-        UserError: the file is missing, damaged or in Lab colours, or the image has more than MAX_PIXELS pixels.
+        UserError: the file is missing, damaged or in Lab colours, the image has more than MAX_PIXELS pixels, or the file
+            breaks the limits of `images.bounded`.
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            raise UserError(f"no image {path}: {'it is a folder; name a file' if path.is_dir() else 'check the path'}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is lower than Pillow's limit
-            with Image.open(path, formats=FORMATS) as image:
+            with open_bounded(path, FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UserError(
                         f"{path} is {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million: "
@@ -49,6 +49,7 @@ def read_image(path: str | Path) -> Image.Image:
                 if image.mode == "LAB":  # Pillow cannot convert it to RGB
                     raise UserError(f"{path} is in Lab colours: save it again as an RGB image, such as PNG")
                 image.load()
+                check_exif(image, path)
                 return usual_mode(ImageOps.exif_transpose(image.copy()))
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not an image that can be read ({error}): give a PNG or JPEG file") from error
@@ -56,18 +57,29 @@ def read_image(path: str | Path) -> Image.Image:
         raise UserError(f"{path} does not decode ({error}): save it again as PNG") from error
 
 
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in pixels from an image's header, before any rotation. Raises UserError as `read_image`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with open_bounded(Path(path), FORMATS) as image:
+                return image.size
+    except (*DAMAGED, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} is not an image that can be read ({error}): give a PNG or JPEG file") from error
+
+
 def check_writable(path: str | Path, suffix: str = ".png") -> None:
     """Check that a file with the name `path` can be written; missing parent folders are created.
 
     Raises:
-        UserError: the name does not end in `suffix`, it is a folder, or its folder cannot be created or written to.
+        UserError: the name does not end in `suffix`, a folder or device has it, or its folder cannot be created or written
+            to.
         OSError: the operating system refuses the name; `common.errors.run_cli` prints it in one line.
     """
     path = Path(path)
     if path.suffix.lower() != suffix:
         raise UserError(f"cannot write {path}: the format is {suffix[1:].upper()}; give a name that ends in {suffix}")
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder; name a file")
+    check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -85,7 +97,7 @@ def save_png(image: Image.Image, path: str | Path, metadata: Mapping[str, str] |
     check_writable(path)
     info = PngImagePlugin.PngInfo()
     for key, value in (metadata or {}).items():
-        info.add_text(key, value)
+        info.add_text(key, printable(value))  # class names may contain bytes that PNG text cannot
     level = 6 if image.width * image.height <= FAST_PIXELS else 1
     replace_file(Path(path), lambda part: image.save(part, format="PNG", pnginfo=info, compress_level=level))
 

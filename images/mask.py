@@ -17,6 +17,10 @@ from torch import Tensor
 from common.errors import UserError
 from images.modes import to_model_mode, writable_mode
 
+GREY = range(32, 224)  # levels that are neither black nor white, even in a JPEG file
+GREY_FRACTION = 0.1  # a mask image with a smaller fraction of grey pixels has soft edges
+INVERTED_FRACTION = 0.9  # a mask image that selects more may be inverted
+
 Box = tuple[int, int, int, int]
 Mask = npt.NDArray[np.bool_]
 
@@ -41,7 +45,10 @@ def image_mask(image: Image.Image, mask_image: Image.Image | None = None, boxes:
             )
         mask |= np.asarray(to_model_mode(mask_image, 1, under="black")) >= 128
         if not (mask.any() or boxes):
-            raise UserError("the mask has no white pixel: paint the pixels white that should be repainted")
+            transparent = " and the rest black; transparent pixels are kept" if mask_image.has_transparency_data else ""
+            raise UserError(
+                f"the mask has no white pixel: paint the pixels white that should be repainted{transparent}"
+            )
     for left, top, right, bottom in boxes:
         if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
             raise UserError(
@@ -52,10 +59,48 @@ def image_mask(image: Image.Image, mask_image: Image.Image | None = None, boxes:
     if mask_image is None and not boxes:
         if not image.has_transparency_data:
             raise UserError("nothing to repaint: give a mask or a box, or an image with transparent pixels")
-        mask = np.asarray(writable_mode(image).getchannel("A")) < 128
+        mask = _transparent(image)
         if not mask.any():
             raise UserError("no pixel of the image is transparent: give a mask or a box")
     return mask
+
+
+def mask_doubt(mask_image: Image.Image) -> str:
+    """Why a mask image may be meant otherwise than `image_mask` reads it; "" where nothing speaks for that."""
+    transparent = _transparent(mask_image)
+    grey = np.asarray(to_model_mode(mask_image, 1, under="black"))
+    if transparent.any() and (grey[~transparent] >= 128).all():
+        return (
+            f"the mask is white or transparent ({100 * transparent.mean():.3g}% of it): its white pixels are repainted "
+            "and its transparent ones kept; to repaint the transparent ones, make them white and the others black"
+        )
+    between = np.isin(grey, GREY).mean()
+    if between > GREY_FRACTION:
+        return (
+            f"{between:.1%} of the mask is neither black nor white: levels of 128 and above are repainted; is it a mask, and "
+            "not an image?"
+        )
+    return ""
+
+
+def mask_notes(image: Image.Image, mask_image: Image.Image | None, mask: Mask) -> list[str]:
+    """What a user should know of the `mask` that `image_mask` returned: how large it is, and how it may be mistaken."""
+    fraction = mask.mean()
+    size = f"mask: {100 * fraction:.3g}% of the image is repainted"
+    opaque = int((_transparent(image, 255) & mask).sum())
+    if opaque:
+        size += f"; {opaque} of these pixels were transparent or translucent and become opaque"
+    if mask_image is not None and fraction > INVERTED_FRACTION:
+        size += "; white is repainted and black is kept: invert the mask if you mean the opposite"
+    doubt = "" if mask_image is None else mask_doubt(mask_image)
+    return [size, doubt] if doubt else [size]
+
+
+def _transparent(image: Image.Image, below: int = 128) -> Mask:
+    """bool `(H, W)`: pixels with an alpha under `below`."""
+    if not image.has_transparency_data:
+        return np.zeros((image.height, image.width), dtype=bool)
+    return np.asarray(writable_mode(image).getchannel("A")) < below
 
 
 def blank_hidden(images: Tensor, hidden: Tensor) -> Tensor:

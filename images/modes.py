@@ -1,6 +1,11 @@
 """Colour modes of PIL images: the mode that the model works with, and the mode that the result is written with.
 
 "L" is 8-bit grey, "I;16" 16-bit grey, "RGB" colour; "LA" and "RGBA" have an alpha channel: 0 is transparent, 255 opaque.
+
+Colour and alpha: where the result has no alpha channel (training data, evaluation, previews, strips, morphs), the model gets
+the image composited over white, `to_model_mode`. Where the result keeps it (inpaint, outpaint, vary, reconstruct), the model
+gets the colours without it, `flatten_alpha`: composited ones would be mixed with the background twice, in the result and
+where that is shown.
 """
 
 from __future__ import annotations
@@ -40,7 +45,7 @@ def to_model_mode(image: Image.Image, channels: int, under: str = "white") -> Im
     """
     image = usual_mode(image)
     if image.mode == "I;16":
-        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+        image = _with_8_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, under), image)
@@ -56,12 +61,21 @@ def writable_mode(image: Image.Image) -> Image.Image:
     image = usual_mode(image)
     if image.mode in ("LA", "RGBA") or (image.mode in ("L", "RGB", "I;16") and "transparency" not in image.info):
         return image
-    if image.mode == "I;16":  # with one value that is transparent
-        alpha = np.asarray(image) != image.info["transparency"]
-        return Image.merge("LA", (to_model_mode(image, 1), Image.fromarray(alpha.astype(np.uint8) * 255)))
+    if image.mode == "I;16":
+        return _with_8_bits(image)
     if image.has_transparency_data:
         return image.convert("LA" if image.mode in ("L", "1") else "RGBA")
     return to_model_mode(image, 1 if image.mode == "1" else 3)
+
+
+def _with_8_bits(image: Image.Image) -> Image.Image:
+    """The "L" image of an "I;16" one, or "LA" where one of its values is transparent."""
+    values = np.asarray(image)
+    grey = Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if "transparency" not in image.info:
+        return grey
+    alpha = (values != image.info["transparency"]).astype(np.uint8) * 255
+    return Image.merge("LA", (grey, Image.fromarray(alpha)))
 
 
 def flatten_alpha(image: Image.Image) -> Image.Image:

@@ -151,7 +151,7 @@ def paste_region(
     Args:
         painted: the model's result for `region`, "L" or "RGB", of size `region.size`.
         feather: blend width in pixels, see `images.feather.blend_edge`; 0 pastes with a hard edge.
-        opaque: whether repainted pixels become opaque. False keeps the alpha channel.
+        opaque: whether pixels under the mask become opaque, so that new content is visible. False keeps the alpha channel.
 
     Returns:
         an image of the same size, in the mode that `images.modes.writable_mode` gives.

@@ -28,6 +28,8 @@ CASES = [
     ("unknown key", "train", "prior CONFIG prior.widht=3", "prior.width"),
     ("wrong type", "train", "prior CONFIG prior.width=wide", "prior.width"),
     ("section that is none", "train", "prior --config TMP/flat.yaml", "flat.yaml"),
+    ("no section for the stage", "train", "prior --config TMP/only.yaml output_dir=RUN", "no section 'prior'"),
+    ("key given twice", "train", "prior --config TMP/twice.yaml", "line 2: key 'seed' stands twice"),
     ("no configuration", "train", "prior --config none.yaml", "none.yaml"),
     ("no images", "train", "tokenizer CONFIG output_dir=TMP/run data.source=folder data.path=TMP/empty", "no images"),
     ("no folder", "train", "tokenizer CONFIG output_dir=TMP/run data.source=folder data.path=nowhere", "nowhere"),
@@ -74,6 +76,27 @@ CASES = [
     ("strength 0", "sample", "vary EDIT TMP/in.png --strength 0", "strength"),
     ("morph to another size", "sample", "morph EDIT TMP/in.png --other TMP/small.png", "same size"),
     ("no subcommand", "sample", "", "command"),
+    ("wrong class name", "sample", "GRID --label nonne", "nearest one is 'none'"),
+    ("no class without label dropout", "sample", "OTHER --label none", "label dropout"),
+    ("endless strip", "sample", "PAINT TMP/in.png --box 0,0,8,8 --n 1000000000", "--images-dir"),
+    ("endless variations", "sample", "vary EDIT TMP/in.png --n 1" + "0" * 30, "--images-dir"),
+    ("endless morph", "sample", "morph EDIT TMP/in.png --other TMP/in.png --n 1000000000", "--images-dir"),
+    (
+        "endless morph into a folder",
+        "sample",
+        "morph EDIT TMP/in.png --other TMP/in.png --n 1000000000 --images-dir TMP/film",
+        "at most 1000000",
+    ),
+    ("batch that no memory holds", "sample", "GRID --batch-size 1000000000", "at most 16384"),
+    ("strength nan", "sample", "vary EDIT TMP/in.png --strength nan", "strength"),
+    ("endless corrections", "sample", "GRID --sampler predictor_corrector --option corrections=1000000000", "1000000"),
+    ("half a correction", "sample", "GRID --sampler predictor_corrector --option corrections=0.5", "whole number"),
+    ("option nan", "sample", "GRID --sampler maskgit --option choice_temperature=nan", "wants a number"),
+    ("option inf", "sample", "GRID --sampler entropy_bound --option bound=inf", "wants a number"),
+    ("guidance nan", "sample", "GRID --guidance nan", "guidance"),
+    ("temperature inf", "sample", "GRID --temperature inf", "temperature"),
+    ("endless tiles", "sample", "reconstruct --model RUN --image TMP/large.png --out TMP/out.png --tile 4", "--tile"),
+    ("tile 0", "sample", "reconstruct --model RUN --image TMP/in.png --out TMP/out.png --tile 0", "--tile"),
 ]
 
 
@@ -84,9 +107,12 @@ def inputs(tiny_run, tmp_path_factory):
     Image.new("L", (32, 32)).save(tmp / "in.png")
     Image.new("L", (32, 32), 255).save(tmp / "mask.png")
     Image.new("L", (16, 16), 255).save(tmp / "small.png")
+    Image.new("L", (1000, 1000)).save(tmp / "large.png")
     (tmp / "broken.png").write_bytes(b"\x89PNG nothing")
     (tmp / "empty").mkdir()
     (tmp / "flat.yaml").write_text("prior: 3\n")
+    (tmp / "only.yaml").write_text("tokenizer:\n  width: 8\n")
+    (tmp / "twice.yaml").write_text("seed: 1\nseed: 2\n")
     (tmp / "half").mkdir()
     (tmp / "half/tokenizer").symlink_to(tiny_run / "tokenizer")
     (tmp / "locked.png").mkdir()

@@ -58,7 +58,8 @@ def test_commands(tmp_path, monkeypatch):
             for word in shlex.split(rest)
         ]
         if program == "train.py":
-            where = [] if "output_dir=" in rest else [f"output_dir={tmp_path}/runs/mnist"]
+            name = Path(arguments[arguments.index("--config") + 1]).stem  # of the configuration's output_dir
+            where = [] if "output_dir=" in rest else [f"output_dir={tmp_path}/runs/{name}"]
             arguments += [*where, *TINY, "tokenizer.train.batch_size=4", "prior.train.batch_size=4"]
         for flag in ("--out", "--images-dir", "--trajectory"):
             if flag in arguments:

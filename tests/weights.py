@@ -7,6 +7,7 @@ from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 INCEPTION = "inception-2015-12-05.pt"
+VGG = "hub/checkpoints/vgg16-397923af.pth"
 
 
 class StubInception(nn.Module):
@@ -29,10 +30,15 @@ def use_weights_folder(monkeypatch, folder):
 
 
 def use_stand_ins(monkeypatch, folder):
-    """Make a random VGG for LPIPS, and save a stub of Inception to the weights `folder`; returns the stub."""
+    """Make a random VGG for LPIPS, and save a stub of Inception to the weights `folder`; returns the stub.
+
+    The file of VGG's weights holds nothing that is read; only its hash is taken.
+    """
     torch.manual_seed(0)
     features = make_layers(cfgs["D"], batch_norm=False)
     monkeypatch.setattr("torchvision.models.vgg16", lambda pretrained: SimpleNamespace(features=features))
+    (folder / VGG).parent.mkdir(parents=True)
+    (folder / VGG).write_bytes(b"weights of VGG")
     stub = StubInception().eval()
     torch.jit.script(stub).save(folder / INCEPTION)
     return stub

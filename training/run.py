@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from common.config import TrainConfig, load_config, to_yaml
-from common.errors import UserError, printable
+from common.errors import UserError, print_note, printable
 from common.files import expand_user, write_text
 from diffusion.dataset import EncodedImages, codes_key, encode_images
 from diffusion.prior import PriorConfig
@@ -50,7 +49,7 @@ class RunConfig:
 
 def run(stage: str, path: str, overrides: Sequence[str]) -> None:
     """Run one of `STAGES` with the configuration at `path`. Raises UserError and Interrupted."""
-    config = load_config(RunConfig, path, overrides)
+    config = load_config(RunConfig, path, overrides, required="" if stage == "encode" else stage)
     # One process writes: of two that rename the same temporary file, the second would not find it.
     if os.environ.get("RANK", "0") == "0":
         write_text(Path(config.output_dir) / "config.yaml", to_yaml(config))
@@ -64,6 +63,9 @@ def train_tokenizer(config: RunConfig) -> None:
     set_seed(config.seed)
     images, validation = load_splits(show_source(config.data, accelerator), accelerator)
     stage = TokenizerStage(config.tokenizer, config.data, accelerator)
+    quantizer = config.tokenizer.quantizer
+    if quantizer.kind == "fsq":  # the levels may have been chosen, and the codebook size with them
+        accelerator.print(f"tokenizer: fsq with levels {quantizer.levels}, {quantizer.codebook_size} codes")
     data = StageData(
         train=images,
         val=validation,
@@ -134,7 +136,9 @@ def encode_splits(config: RunConfig, accelerator: Accelerator) -> EncodedSplits:
     check_images(tokenizer, config.data, folder)
     differing = differing_settings(tokenizer.config, config.tokenizer)
     if differing:
-        print_note(accelerator, f"the values of {folder} are used, not those of the configuration: {differing}")
+        accelerator.on_main_process(print_note)(
+            f"the values of {folder} are used, not those of the configuration: {differing}"
+        )
     source = show_source(config.data, accelerator)
     check_classes(folder, source.class_names, config.data)
 
@@ -161,7 +165,7 @@ def show_source(config: DataConfig, accelerator: Accelerator) -> Source:
     source = open_source(config)
     accelerator.print("\n  ".join(printable(line) for line in source.summary()))
     for note in source.notes:
-        print_note(accelerator, note)
+        accelerator.on_main_process(print_note)(note)
     return source
 
 
@@ -171,11 +175,6 @@ def load_splits(source: Source, accelerator: Accelerator) -> tuple[Images, Image
     for line in decoded_lines(train, val):
         accelerator.print(f"  {printable(line)}")
     return train, val
-
-
-def print_note(accelerator: Accelerator, note: str) -> None:
-    """Print `note` on stderr, once for all processes."""
-    accelerator.print(f"note: {printable(note)}", file=sys.stderr)
 
 
 def build_accelerator(train: TrainConfig, output_dir: Path) -> Accelerator:

@@ -113,18 +113,25 @@ class ResNetLogitDistance(nn.Module):
 DOWNLOADED = {"lpips": (LPIPSDistance, "VGG16_Weights"), "resnet50": (ResNetLogitDistance, "ResNet50_Weights")}
 
 
+def downloaded_weights(name: str) -> tuple[Path, str]:
+    """The file in which the weights of a distance of DOWNLOADED are looked for, and the address it is downloaded from.
+
+    As all of torchvision's, the file's name ends in the first 8 digits of its SHA-256.
+    """
+    from torchvision import models  # noqa: PLC0415 - see LPIPSDistance
+
+    url = getattr(models, DOWNLOADED[name][1]).IMAGENET1K_V1.url
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1], url
+
+
 def load_downloaded(name: str, download: bool = True) -> nn.Module:
     """The distance of DOWNLOADED called `name`, with pretrained weights.
 
     Raises:
         WeightsMissing: the weights are not on this machine, and `download` is False or the download fails.
     """
-    from torchvision import models  # noqa: PLC0415 - see LPIPSDistance
-
-    distance, weights = DOWNLOADED[name]
-    url = getattr(models, weights).IMAGENET1K_V1.url
-    with weights_at(Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1], url, download):
-        return distance()
+    with weights_at(*downloaded_weights(name), download):
+        return DOWNLOADED[name][0]()
 
 
 def build_perceptual(name: str) -> tuple[nn.Module | None, str]:

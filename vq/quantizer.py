@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,6 +24,8 @@ from vq.entropy import binary_entropies
 KINDS = ("vq", "simvq", "fsq", "lfq", "bsq")
 BINARY = ("lfq", "bsq")
 MAX_CODES = 2**24
+# Levels of fsq for about 2^8, 2^10, 2^12, 2^14 and 2^16 codes (arXiv 2309.15505, table 1).
+FSQ_LEVELS = ([8, 6, 5], [8, 5, 5, 5], [7, 5, 5, 5, 5], [8, 8, 8, 6, 5], [8, 8, 8, 5, 5, 5])
 MAX_DIM = 65_536
 
 
@@ -42,9 +45,9 @@ class QuantizerConfig:
     kmeans_init: bool = True  # vq: initialise the codebook with the k-means clusters of the first batch
     rotation_trick: bool = True  # vq, simvq: rotate the gradient from code to latent (arXiv 2410.06424); false: copy it
     commitment_weight: float = 0.25  # vq, simvq, lfq, bsq: of |latent - code| ** 2
-    levels: list[int] = field(
-        default_factory=list
-    )  # fsq: values of each dimension, such as [8, 8, 4, 4] for 1024 codes
+    # fsq: values of each dimension, such as [8, 8, 4, 4] for 1024 codes; their product is codebook_size. Empty: those of
+    # FSQ_LEVELS that are nearest to codebook_size, which then becomes their product
+    levels: list[int] = field(default_factory=list)
     groups: int = 1  # fsq, lfq, bsq: sub-codes of a code; lfq and bsq also compute the entropy of the mean by group
     entropy_weight: float = 0.02  # lfq, bsq: of (mean entropy of a latent - entropy_gamma * entropy of the mean)
     entropy_gamma: float = 1.0  # lfq, bsq
@@ -53,12 +56,15 @@ class QuantizerConfig:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"tokenizer.quantizer.kind must be one of {', '.join(KINDS)}, got '{self.kind}'")
-        self._check_codebook_size()
         self._check_ranges()
+        self._check_codebook_size()
         if self.kind == "fsq":
+            self._take_levels()
             self._check_levels()
         elif self.levels:
-            raise ValueError(f"tokenizer.quantizer.levels is for fsq: leave it out with kind {self.kind}")
+            raise ValueError(
+                f"tokenizer.quantizer.levels is for fsq: set tokenizer.quantizer.levels=[] with kind {self.kind}"
+            )
         if self.groups > 1:
             self._check_groups()
 
@@ -71,8 +77,11 @@ class QuantizerConfig:
                 f"code; got {self.codebook_size}"
             )
         if self.kind in BINARY and self.codebook_size.bit_count() != 1:
+            bits = (self.codebook_size.bit_length() - 1) // self.groups * self.groups  # groups of equal size
+            fitting = [2**n for n in (bits, bits + self.groups) if n]
             raise ValueError(
-                f"tokenizer.quantizer.codebook_size must be a power of two for {self.kind}, got {self.codebook_size}"
+                f"tokenizer.quantizer.codebook_size must be a power of two for {self.kind}, got {self.codebook_size}: "
+                f"set tokenizer.quantizer.codebook_size={' or '.join(map(str, fitting))}"
             )
 
     def _check_ranges(self) -> None:
@@ -86,6 +95,23 @@ class QuantizerConfig:
         if not 0 < self.entropy_temperature < math.inf:
             raise ValueError(f"tokenizer.quantizer.entropy_temperature must be above 0, got {self.entropy_temperature}")
 
+    def _take_levels(self) -> None:
+        """The levels of the paper where none are given; the codebook size becomes their product."""
+        if self.levels:
+            return
+
+        def distance(levels: list[int]) -> float:
+            return abs(math.log2(math.prod(levels) / self.codebook_size))
+
+        levels = min(FSQ_LEVELS, key=distance)
+        product = math.prod(levels)
+        if distance(levels) > 1.2:  # a bit more than half of the two bits between the sizes of the paper
+            raise ValueError(
+                f"tokenizer.quantizer.codebook_size {self.codebook_size} is far from those of fsq's paper, so its levels "
+                f"must be given: set tokenizer.quantizer.codebook_size={product}, or levels with this product"
+            )
+        self.levels, self.codebook_size = list(levels), product
+
     def _check_levels(self) -> None:
         product = math.prod(self.levels)
         if min(self.levels, default=0) < 3:
@@ -96,20 +122,29 @@ class QuantizerConfig:
         if product != self.codebook_size:
             raise ValueError(
                 f"tokenizer.quantizer.codebook_size {self.codebook_size} is not the product of the levels {self.levels}, "
-                f"which is {product}: set codebook_size={product} or other levels"
+                f"which is {product}: set tokenizer.quantizer.codebook_size={product}, or levels=[] to have them chosen"
             )
 
     def _check_groups(self) -> None:
         if self.kind not in ("fsq", *BINARY):
             raise ValueError(
-                f"tokenizer.quantizer.groups is for fsq, lfq and bsq; codes of {self.kind} have no sub-codes"
+                f"tokenizer.quantizer.groups is for fsq, lfq and bsq, and codes of {self.kind} have no sub-codes: "
+                "set tokenizer.quantizer.groups=1"
             )
         parts = self.levels if self.kind == "fsq" else [2] * (self.codebook_size.bit_length() - 1)
-        size, rest = divmod(len(parts), self.groups)
-        products = {math.prod(parts[i * size : (i + 1) * size]) for i in range(self.groups)}
-        if rest or len(products) > 1:
+        fitting = [groups for groups in range(1, len(parts) + 1) if splits_equally(parts, groups)]
+        if self.groups not in fitting:
             what = f"levels {self.levels}" if self.kind == "fsq" else f"{len(parts)} bits"
-            raise ValueError(f"tokenizer.quantizer.groups: {what} do not split into {self.groups} equal groups")
+            raise ValueError(
+                f"tokenizer.quantizer.groups: {what} do not split into {self.groups} equal groups: "
+                f"set tokenizer.quantizer.groups={' or '.join(map(str, fitting))}"
+            )
+
+
+def splits_equally(levels: Sequence[int], groups: int) -> bool:
+    """Whether `levels`, split into `groups` runs of the same length, give each run the same number of codes."""
+    size, rest = divmod(len(levels), groups)
+    return not rest and len({math.prod(levels[i * size : (i + 1) * size]) for i in range(groups)}) == 1
 
 
 class Quantized(NamedTuple):

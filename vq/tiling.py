@@ -26,8 +26,19 @@ def spans(length: int, tile: int, overlap: int) -> Iterator[tuple[Span, Span]]:
         yield (start, stop), (max(0, start - overlap), min(length, stop + overlap))
 
 
+def count_tiles(height: int, width: int, downsample: int, tile: int) -> int:
+    """The number of tiles of an image of this size in `encode_tiles`, and in `decode_tiles`. Raises UserError likewise."""
+    step, _ = _in_codes(downsample, tile, 0)
+    return -(-height // (step * downsample)) * -(-width // (step * downsample))
+
+
 def encode_tiles(
-    encode: Callable[[Tensor], Tensor], images: Tensor, downsample: int, tile: int, overlap: int
+    encode: Callable[[Tensor], Tensor],
+    images: Tensor,
+    downsample: int,
+    tile: int,
+    overlap: int,
+    on_tile: Callable[[], object] | None = None,
 ) -> Tensor:
     """Codes `(B, H / f, W / f)` int64 of images `(B, C, H, W)`. Each code comes from the tile that contains it.
 
@@ -36,6 +47,7 @@ def encode_tiles(
         downsample: f; H and W are multiples of it.
         tile: side of a tile in pixels, rounded down to a multiple of f.
         overlap: margin of a tile in pixels, rounded up to a multiple of f.
+        on_tile: called after each tile.
 
     Raises:
         UserError: `tile` is smaller than f, or `overlap` is negative.
@@ -47,16 +59,25 @@ def encode_tiles(
         for (left, right), (x0, x1) in spans(width, step, margin):
             part = encode(images[..., y0 * downsample : y1 * downsample, x0 * downsample : x1 * downsample])
             codes[:, top:bottom, left:right] = part[:, top - y0 : bottom - y0, left - x0 : right - x0]
+            if on_tile is not None:
+                on_tile()
     return codes
 
 
-def decode_tiles(decode: Callable[[Tensor], Tensor], codes: Tensor, downsample: int, tile: int, overlap: int) -> Tensor:
+def decode_tiles(
+    decode: Callable[[Tensor], Tensor],
+    codes: Tensor,
+    downsample: int,
+    tile: int,
+    overlap: int,
+    on_tile: Callable[[], object] | None = None,
+) -> Tensor:
     """Images `(B, C, h f, w f)` of codes `(B, h, w)`. Overlapping tiles are blended linearly.
 
     Args:
         decode: codes `(B, h', w')` to images `(B, C, h' f, w' f)`.
         downsample: f.
-        tile, overlap: as in `encode_tiles`.
+        tile, overlap, on_tile: as in `encode_tiles`.
 
     Raises:
         UserError: `tile` is smaller than f, or `overlap` is negative.
@@ -76,6 +97,8 @@ def decode_tiles(decode: Callable[[Tensor], Tensor], codes: Tensor, downsample: 
             where = (slice(y0 * downsample, y1 * downsample), slice(x0 * downsample, x1 * downsample))
             total[..., where[0], where[1]] += weight * part
             weights[where] += weight
+            if on_tile is not None:
+                on_tile()
     assert total is not None
     return total / weights
 

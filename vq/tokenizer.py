@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -55,10 +55,13 @@ class TokenizerConfig:
         check_range("tokenizer.downsample", self.downsample, 2, MAX_DOWNSAMPLE)
         if self.downsample.bit_count() != 1:
             raise ValueError(f"tokenizer.downsample must be 2, 4, 8, ..., got {self.downsample}")
-        if len(self.multipliers) != math.log2(self.downsample) + 1:
+        levels = int(math.log2(self.downsample)) + 1
+        if not self.multipliers or len(self.multipliers) != levels:
+            fitting = [*self.multipliers, *(self.multipliers or [1])[-1:] * levels][:levels]
+            value = f"[{','.join(map(str, fitting))}]"  # without spaces, which a shell would split
             raise ValueError(
-                f"tokenizer.multipliers needs {int(math.log2(self.downsample)) + 1} numbers for downsample "
-                f"{self.downsample}, got {self.multipliers}"
+                f"tokenizer.multipliers needs {levels} numbers for downsample {self.downsample}, got {self.multipliers}: "
+                f"set tokenizer.multipliers={value}"
             )
         check_range("tokenizer.width", self.width, 1, MAX_WIDTH)
         for multiplier in self.multipliers:
@@ -68,12 +71,12 @@ class TokenizerConfig:
         architecture = ARCHITECTURES[self.architecture]
         if self.latent_channels and not architecture.projections:
             raise ValueError(
-                f"tokenizer.latent_channels is for taming and amused: leave it out with {self.architecture}"
+                f"tokenizer.latent_channels is for taming and amused: set tokenizer.latent_channels=0 with {self.architecture}"
             )
         if architecture.norm_groups and self.width % architecture.norm_groups:
             raise ValueError(
                 f"tokenizer.width must be a multiple of {architecture.norm_groups} with {self.architecture}, "
-                f"got {self.width}"
+                f"got {self.width}: set tokenizer.width={-(-self.width // architecture.norm_groups) * architecture.norm_groups}"
             )
 
 
@@ -154,7 +157,9 @@ class Tokenizer(nn.Module):
         return TokenizerOutput(self.decoder(quantized.latents), quantized.codes, quantized.losses)
 
     @torch.no_grad()
-    def encode(self, images: Tensor, tile: int = 0, overlap: int = 64) -> Tensor:
+    def encode(
+        self, images: Tensor, tile: int = 0, overlap: int = 64, on_tile: Callable[[], object] | None = None
+    ) -> Tensor:
         """Codes `(B, ceil(H / f), ceil(W / f))` int64 in [0, K) of images `(B, C, H, W)` in [-1, 1]. Call in eval mode.
 
         If a side is not a multiple of f, the last row or column is repeated until it is.
@@ -162,6 +167,7 @@ class Tokenizer(nn.Module):
         Args:
             tile: side in pixels of tiles that are encoded one after the other; 0 encodes the whole image at once.
             overlap: margin in pixels that a tile is encoded with on each side.
+            on_tile: called after each tile, for a progress bar.
 
         Raises:
             UserError: images with another number of channels, smaller than f, not float or not finite; a tile smaller
@@ -169,16 +175,23 @@ class Tokenizer(nn.Module):
         """
         images = self._padded(images)
         if tile:
-            return encode_tiles(self._encode, images, self.downsample, tile, overlap)
+            return encode_tiles(self._encode, images, self.downsample, tile, overlap, on_tile)
         return self._encode(images)
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, size: tuple[int, int] | None = None, tile: int = 0, overlap: int = 64) -> Tensor:
+    def decode(
+        self,
+        codes: Tensor,
+        size: tuple[int, int] | None = None,
+        tile: int = 0,
+        overlap: int = 64,
+        on_tile: Callable[[], object] | None = None,
+    ) -> Tensor:
         """Images `(B, C, h f, w f)` in [-1, 1] of codes `(B, h, w)`. Call in eval mode.
 
         Args:
             size: (H, W) of the encoded images; crops the rows and columns that `encode` added.
-            tile, overlap: as in `encode`; overlapping parts of decoded tiles are blended.
+            tile, overlap, on_tile: as in `encode`; overlapping parts of decoded tiles are blended.
 
         Raises:
             UserError: codes of another shape or type, or outside [0, K); tiles as in `encode`.
@@ -192,16 +205,20 @@ class Tokenizer(nn.Module):
                 f"codes must be integers (B, h, w) in [0, {self.codebook_size}), got {codes.dtype} {tuple(codes.shape)} "
                 f"from {codes.min().item()} to {codes.max().item()}: use the tokenizer that made them"
             )
-        images = decode_tiles(self._decode, codes, self.downsample, tile, overlap) if tile else self._decode(codes)
+        images = (
+            decode_tiles(self._decode, codes, self.downsample, tile, overlap, on_tile) if tile else self._decode(codes)
+        )
         return images if size is None else images[..., : size[0], : size[1]]
 
-    def reconstruct(self, images: Tensor, tile: int = 0, overlap: int = 64) -> Tensor:
+    def reconstruct(
+        self, images: Tensor, tile: int = 0, overlap: int = 64, on_tile: Callable[[], object] | None = None
+    ) -> Tensor:
         """Encode images `(B, C, H, W)` in [-1, 1], H and W at least f, and decode their codes to the same size.
 
-        Arguments and errors are those of `encode`.
+        Arguments and errors are those of `encode`. Tiles are encoded first, and then as many decoded.
         """
         size = (images.shape[-2], images.shape[-1])
-        return self.decode(self.encode(images, tile, overlap), size, tile, overlap)
+        return self.decode(self.encode(images, tile, overlap, on_tile), size, tile, overlap, on_tile)
 
     def _encode(self, images: Tensor) -> Tensor:
         latents = self.encoder(images.contiguous(memory_format=torch.channels_last))

@@ -50,16 +50,28 @@ def fetch(page, source: str) -> Image.Image:
     return Image.open(io.BytesIO(page.request.get(source).body()))
 
 
+def shown_image(page) -> Image.Image:
+    """The image below the canvas."""
+    url = page.get_attribute("#canvas img", "src")
+    return Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))
+
+
 def repaint(page, variants: int | None = None, fails=False) -> list[Image.Image]:
     """Press Repaint and fetch the results."""
     if variants is not None:
         enter(page, "#count input[type=number]", variants)
-    first = "document.querySelector('#variants .grid-wrap img')?.src"
-    before = page.evaluate(first)
-    page.click("#repaint")
     if fails:
+        page.click("#repaint")
         wait_for(page, "alert", "innerHTML")
         return []
-    wait_for(page, "variants? in")
+    return results_of(page, "#repaint")
+
+
+def results_of(page, button: str) -> list[Image.Image]:
+    """Press a button that starts a job of the edit tab, and fetch the results."""
+    first = "document.querySelector('#variants .grid-wrap img')?.src"
+    before = page.evaluate(first)
+    page.click(button)
+    wait_for(page, "(variants?|images) in")
     page.wait_for_function(f"before => {first} && {first} !== before", arg=before)
     return [fetch(page, image.get_attribute("src")) for image in page.query_selector_all("#variants .grid-wrap img")]

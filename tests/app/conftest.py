@@ -17,9 +17,10 @@ def generator():
 @pytest.fixture
 def service(generator, tmp_path):
     from app.service import GenerationService
+    from app.storage import Storage
     from app.uploads import DEFAULT_LIMITS
 
-    service = GenerationService(generator, DEFAULT_LIMITS, tmp_path / "results")
+    service = GenerationService(generator, DEFAULT_LIMITS, Storage(tmp_path / "results", DEFAULT_LIMITS))
     yield service
     service.close()
 

@@ -28,9 +28,30 @@ class FakeGenerator:
     def settings(self, **options):
         return self.defaults.updated(options)
 
+    def inpainting_settings(self, **options):
+        chosen = "sampler" in options or self.prior.graph.is_masked
+        return self.settings(**{} if chosen else {"sampler": "predictor_corrector"}, **options)
+
     def generate(self, n, class_labels, *, callback_on_step_end, **options):
         self.sample(n, callback_on_step_end, {"class_labels": class_labels, **options})
         return [Image.new("L", (32, 32), 40 * (i % 5)) for i in range(n)]
+
+    def outpaint(self, image, left, top, right, bottom, n, class_labels, *, callback_on_step_end, **options):
+        sides = (left, top, right, bottom)
+        self.sample(n, callback_on_step_end, {"class_labels": class_labels, "sides": sides, **options})
+        results = [Image.new("RGB", (left + image.width + right, top + image.height + bottom)) for _ in range(n)]
+        for result in results:
+            result.paste(image.convert("RGB"), (left, top))
+        return results
+
+    def vary(self, image, strength, n, class_labels, *, callback_on_step_end, **options):
+        self.sample(n, callback_on_step_end, {"class_labels": class_labels, "strength": strength, **options})
+        return [image.convert("RGB").point(lambda value, i=i: value // (i + 1)) for i in range(n)]
+
+    def morph(self, image, other, n, strength, class_labels, *, callback_on_step_end, **options):
+        for _ in range(n - 2):
+            self.sample(1, callback_on_step_end, {"class_labels": class_labels, "strength": strength, **options})
+        return [Image.blend(image.convert("RGB"), other.convert("RGB"), i / (n - 1)) for i in range(n)]
 
     def inpaint(self, image, mask_image, n, class_labels, *, callback_on_step_end, **options):
         self.sample(n, callback_on_step_end, {"class_labels": class_labels, **options})

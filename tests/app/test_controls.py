@@ -8,7 +8,8 @@ from PIL import Image
 pytest.importorskip("gradio", reason="the page's tests need gradio: pip install -e '.[app]'")
 import gradio as gr
 
-from app.controls import MAIN, add_controls, offered_fields, setting_control
+from app.choices import DEFAULT_SAMPLER, IN_TURN, NO_CLASS, RANDOM
+from app.controls import MAIN, add_label, add_options, describe_defaults, offered_fields, setting_control
 from app.server import served
 from app.uploads import DEFAULT_LIMITS, Limits
 from diffusion.graph import Absorbing, Uniform
@@ -28,9 +29,9 @@ class MoreSettings(SamplingSettings):
     palette: str = option("warm", "which colors", ["--palette"], choices=("warm", "cold"))
 
 
-def controls_of(generator, limits=DEFAULT_LIMITS):
+def controls_of(generator, limits=DEFAULT_LIMITS, editing=False, words=(NO_CLASS, RANDOM)):
     with gr.Blocks():
-        return add_controls(generator, limits, "grid-")
+        return add_options(generator, limits, add_label(generator, words, "grid-"), "grid-", editing)
 
 
 def test_every_number_switch_and_choice_has_a_control():
@@ -44,6 +45,48 @@ def test_first_values_are_the_generation_defaults():
     assert {name: control.value for name, control in options.items()} == {
         name: getattr(defaults, name) for name in options
     }
+
+
+def test_defaults_without_a_control_are_shown_too():
+    defaults = SamplingSettings(sampler="remdm", sampler_options={"eta": 0.1}, guidance_interval=(0.2, 0.8), top_p=0.9)
+    assert (
+        describe_defaults(defaults) == "remdm, eta 0.1, 16 steps, guidance 1, guidance interval 0.2 to 0.8, top p 0.9"
+    )
+    assert describe_defaults(SamplingSettings()) == "tweedie, 16 steps, guidance 1"
+
+
+@pytest.mark.parametrize(
+    ("classes", "guided", "words", "expected"),
+    [
+        (["a", "b"], True, (NO_CLASS, RANDOM), ["none", "random", "a", "b"]),
+        (["a", "b"], True, (RANDOM, IN_TURN, NO_CLASS), ["random", "each in turn", "none", "a", "b"]),
+        (["a", "b"], False, (NO_CLASS, RANDOM), ["random", "a", "b"]),  # trained without label dropout
+        (["none", "random"], True, (NO_CLASS, RANDOM), ["none", "random"]),  # classes, whatever their names
+    ],
+)
+def test_the_first_label_is_the_default(classes, guided, words, expected):
+    generator = FakeGenerator(classes)
+    generator.guided = guided
+    label = controls_of(generator, words=words).label
+    assert [name for name, _ in label.choices] == expected
+    assert label.value == label.choices[0][1]
+    assert {value for name, value in label.choices if name in classes} == set(range(len(classes)))
+
+
+def test_the_sampler_of_repainting_is_named_where_it_is_another_one():
+    for editing, graph in [(True, Absorbing), (False, Uniform)]:
+        assert controls_of(FakeGenerator(graph=graph), editing=editing).options["sampler"].value == "tweedie"
+    sampler = controls_of(FakeGenerator(graph=Uniform), editing=True).options["sampler"]
+    assert sampler.value == DEFAULT_SAMPLER
+    assert sampler.choices[0] == ("tweedie; predictor_corrector to repaint and outpaint", DEFAULT_SAMPLER)
+    assert [value for _, value in sampler.choices[1:]] == list(samplers_for(Uniform(16)))
+
+
+def test_the_seed_is_random_unless_one_is_typed():
+    controls = controls_of(FakeGenerator())
+    assert controls.random_seed.value is True
+    choices = controls.choices([1, 5, False, *controls.options])
+    assert choices == (1, 5, False, {name: name for name in controls.options})
 
 
 @pytest.mark.parametrize("graph", [Absorbing, Uniform])
@@ -99,7 +142,9 @@ def test_a_field_of_a_subclass_appears_and_reaches_the_generator():
     assert offered[-4:] == ["sharpness", "rounds", "shift", "palette"]
     with served(generator, port=free_port()) as url:
         client = Client(url)
-        answer = client.ask(Client.GRID, {"number": 1, "grid-sharpness": 0.9, "grid-palette": "cold"})
+        answer = client.ask(
+            Client.GRID, {"number": 1, "grid-random": False, "grid-sharpness": 0.9, "grid-palette": "cold"}
+        )
         (path,) = set(re.findall(r'"path": "([^"]*grid-0\.png)"', answer))
         metadata = Image.open(io.BytesIO(client.fetch(path).content)).info
         refused = client.ask(Client.GRID, {"number": 1, "grid-palette": "green"})

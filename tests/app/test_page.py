@@ -7,12 +7,8 @@ import pytest
 pytest.importorskip("gradio", reason="the page's tests need gradio: pip install -e '.[app]'")
 
 import app
-from app.page import build_page, on_page
-from app.service import RANDOM, GenerationService
-from app.status import FAILED
-from app.uploads import DEFAULT_LIMITS
+from app.page import build_page
 from common.errors import UserError
-from tests.app.fake_generator import FakeGenerator
 
 
 def parts_of(page) -> dict:
@@ -25,25 +21,14 @@ def test_every_control_has_a_label(service):
             assert part.label, f"{name} has no label"
 
 
-def test_labels_are_the_classes_of_the_model(service, tmp_path):
+def test_labels_are_the_classes_of_the_model(service):
     parts = parts_of(build_page(service))
-    assert [name for name, _ in parts["label"].choices] == ["random", "each in turn", "round", "long"]
-    parts = parts_of(build_page(GenerationService(FakeGenerator(classes=()), DEFAULT_LIMITS, tmp_path)))
+    assert [name for name, _ in parts["label"].choices] == ["none", "random", "round", "long"]
+    assert [name for name, _ in parts["grid-label"].choices] == ["random", "each in turn", "none", "round", "long"]
+    service.generator.class_names, service.generator.guided = [], False
+    parts = parts_of(build_page(service))
     assert not parts["label"].visible
     assert not parts["grid-label"].visible
-
-
-def test_a_mistake_is_shown_and_an_unexpected_error_is_logged(service, generator, caplog):
-    generator.failure = UserError("a <b>bold</b>\nmistake")
-    *_, (status, _, _) = on_page(service.grid(1, RANDOM, 0, {}), list)
-    assert "a &lt;b&gt;bold&lt;/b&gt; mistake" in status
-    assert 'role="alert"' in status
-    assert not caplog.records
-    generator.failure = RuntimeError("secret of the server")
-    *_, (status, _, _) = on_page(service.grid(1, RANDOM, 0, {}), list)
-    assert FAILED in status
-    assert "secret" not in status
-    assert "secret of the server" in caplog.text
 
 
 def load_package():

@@ -44,11 +44,6 @@ def test_only_the_painted_part_changes(page, tmp_path):
         assert same_outside(image, result, mask)
         assert changed_inside(image, result, mask) > 0.5
     assert len({result.tobytes() for result in results}) == 3
-    assert page.wait_for_selector("#codes img")
-    assert repaint(page)[0].tobytes() == results[0].tobytes(), "the same seed gives another image"
-    page.fill("#seed input", "1")
-    page.keyboard.press("Tab")
-    assert repaint(page)[0].tobytes() != results[0].tobytes()
 
 
 def test_the_tools_work_with_mouse_and_keyboard(page, tmp_path):

@@ -1,8 +1,10 @@
 import io
-import json
 import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -11,11 +13,11 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("gradio", reason="the page's tests need gradio: pip install -e '.[app]'")
-import httpx  # comes with gradio
-
 import app
-from app.server import names_address, serve, served
-from app.uploads import Limits, data_url, mask_layer
+from app.data_url import data_url
+from app.server import serve, served, stopped_by_signals
+from app.storage import PREFIX
+from app.uploads import Limits, mask_layer
 from common.errors import UserError
 from tests.app.client import Client, file_named, free_port
 from tests.app.fake_generator import FakeGenerator
@@ -70,74 +72,12 @@ def test_bad_files_get_a_message_and_a_good_one_works_after_them(client, capfd):
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_large_bodies_are_refused_with_and_without_a_length(client):
-    files = [("files", (f"{i}.png", bytes(100_000))) for i in range(30)]  # each one alone is small enough
-    assert client.http.post(client.url + "/gradio_api/upload", files=files[:5]).status_code == 200
-    assert client.http.post(client.url + "/gradio_api/upload", files=files).status_code == 413
-    request = client.http.build_request("POST", client.url + "/gradio_api/upload", files=files)
-    body = request.read()
-
-    def chunks():
-        for begin in range(0, len(body), 1 << 16):
-            yield body[begin : begin + (1 << 16)]
-
-    try:
-        answer = client.http.post(
-            request.url, content=chunks(), headers={"content-type": request.headers["content-type"]}
-        )
-        assert answer.status_code >= 400
-    except httpx.TransportError:  # the server closed the connection
-        pass
-    too_large = client.join(Client.GRID, {"number": "9" * (3 << 20)})
-    assert too_large.status_code == 413
-    good = client.upload("good.png", encoded(sample_image()))
-    assert "64 x 64" in client.ask(Client.OPEN, {"picture": good})
-
-
 def test_files_that_were_not_uploaded_are_closed(client, tmp_path):
     secret = written(tmp_path, "secret.png", sample_image())
     for path in (secret, app.__file__, "/etc/passwd"):
         assert client.fetch(path).status_code in (403, 404), path
         answer = client.ask(Client.OPEN, {"picture": file_named(path)})
         assert "pixels" not in answer and '"success": false' in answer, path
-
-
-def test_addresses_are_not_fetched(client):
-    good = client.upload("good.png", encoded(sample_image()))
-    assert "64 x 64" in client.ask(Client.OPEN, {"picture": good})  # gives the session its own canvas
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        listener.settimeout(0.3)
-        named = file_named(f"http://127.0.0.1:{listener.getsockname()[1]}/a.png")
-        for job, part in [
-            (Client.OPEN, "picture"), (Client.REPAINT, "picture"), (Client.REPAINT, "canvas"), (Client.REPAINT, "mask"),
-            (Client.REPAINT, "steps"), (Client.GRID, "number"), (Client.GRID, "grid-seed"),
-        ]:  # fmt: skip
-            assert "not an address" in client.ask(job, {part: named}), (job, part)
-        body = json.dumps(client.body(Client.OPEN, {"picture": named}))
-        for kind in (None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
-            headers = {} if kind is None else {"content-type": kind}
-            answer = client.http.post(client.url + "/gradio_api/queue/join", content=body, headers=headers)
-            assert answer.status_code >= 400, kind
-        with pytest.raises(TimeoutError):
-            listener.accept()
-
-
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        ('{"data": [{"path": "https://a.example/a.png"}]}', True),
-        ('{"data": [[{"a": {"path": "http:\\u002f\\u002fa"}}]]}', True),
-        ('{"data": [{"path": "/tmp/a.png", "url": "http://127.0.0.1/file=/tmp/a.png"}]}', False),
-        ('{"data": ["http://a.example", 7, null]}', False),
-        ("[" * 100_000, True),
-        ("not JSON", False),
-    ],
-)  # fmt: skip
-def test_addresses_are_found_where_a_path_should_be(body, expected):
-    assert names_address(body.encode()) is expected
-    assert names_address(body.encode("utf-16")) is expected
 
 
 def test_the_queue_cannot_be_passed_by(client):
@@ -162,7 +102,9 @@ def test_results_are_files_of_this_server_and_are_deleted_with_it():
     with served(FakeGenerator(), port=free_port()) as url:
         client = Client(url)
         uploaded = client.upload("good.png", encoded(sample_image()))
-        answer = client.ask(Client.REPAINT, {"picture": uploaded, "canvas": data_url(mask_layer(mask)), "count": 2})
+        answer = client.ask(
+            Client.REPAINT, {"picture": uploaded, "canvas": data_url(mask_layer(mask)), "count": 2, "random": False}
+        )
         assert "2 variants in" in answer
         found = re.findall(r'"path": "([^"]*repaint-0-\d\.png)"', answer)
         assert len(set(found)) == 2
@@ -178,6 +120,68 @@ def test_requests_leave_only_uploads_and_results(client):
     uploaded = client.upload("good.png", encoded(sample_image()))
     folder = Path(uploaded["path"]).parents[1]
     client.ask(Client.OPEN, {"picture": uploaded})
-    client.ask(Client.GRID, {"number": 1})
-    assert {path.name for path in folder.rglob("*") if path.is_file()} >= {"good.png", "grid-0.png"}
-    assert not [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size == 0]
+    client.ask(Client.GRID, {"number": 1, "grid-random": False})
+    assert {path.name for path in folder.rglob("*") if path.is_file()} == {"good.png", "grid-0.png"}
+
+
+def test_uploads_and_results_never_fill_the_disk():
+    with served(FakeGenerator(), port=free_port(), limits=Limits(files=5)) as url:
+        client = Client(url)
+        for i in range(8):
+            uploaded = client.upload(f"{i}.png", encoded(Image.new("RGB", (64, 64), (i, 0, 0))))
+            client.ask(Client.GRID, {"number": 1})
+        folder = Path(uploaded["path"]).parents[1]
+        for _ in range(50):  # the files are deleted just after the answer
+            found = [path for path in folder.rglob("*") if path.is_file()]
+            if len(found) <= 5:
+                break
+            time.sleep(0.1)
+        assert len(found) <= 5
+        assert "64 x 64" in client.ask(Client.OPEN, {"picture": uploaded}), "the newest ones are kept"
+        first = client.ask(Client.OPEN, {"picture": uploaded | {"path": str(folder / "0" / "0.png")}})
+        assert "pixels" not in first
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_signals_stop_as_ctrl_c_does_and_once(name):
+    if not hasattr(signal, name):
+        pytest.skip(f"no {name} on this system")
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with stopped_by_signals():
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        os.kill(os.getpid(), number)  # must not interrupt the deletion of files
+        time.sleep(0.1)
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """As nohup starts a program."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with stopped_by_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+    assert signal.signal(signal.SIGTERM, before) == signal.SIG_IGN
+
+
+SERVER = """
+import sys
+from app.server import serve
+from tests.app.fake_generator import FakeGenerator
+serve(FakeGenerator(), port=int(sys.argv[1]))
+"""
+
+
+def test_sigterm_deletes_uploads_and_results(tmp_path):
+    command = [sys.executable, "-c", SERVER, str(free_port())]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as server:  # fmt: skip
+        assert "the page is at" in server.stdout.readline()
+        (folder,) = tmp_path.glob(f"{PREFIX}*")
+        (folder / "files" / "upload.png").write_text("a")
+        server.terminate()
+        assert server.wait(30) == 0
+        assert "Traceback" not in server.stderr.read()
+    assert not folder.exists()

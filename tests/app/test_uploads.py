@@ -7,13 +7,13 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the page's tests need gradio: pip install -e '.[app]'")
 
+from app.data_url import data_url
 from app.uploads import (
     DEFAULT_LIMITS,
     MASK_COLOR,
     PNG_URL,
     Limits,
     canvas_size,
-    data_url,
     mask_layer,
     open_image,
     read_canvas,

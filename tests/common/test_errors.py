@@ -94,6 +94,40 @@ def test_arguments_and_log_messages_are_printable(capsys):
     assert logging.lastResort.format(record) == f"skipped {HARMLESS}"
 
 
+@pytest.mark.parametrize(
+    ("program", "arguments", "problem"),
+    [
+        # argparse alone reads a part of a name as the name: the images of --images 7 went into the folder 7
+        (sample, "grid --model DIR --out a.png --images 7", "unknown option --images: the nearest one is --images-dir"),
+        (sample, "grid --model DIR --out a.png --images=7", "unknown option --images: the nearest one is --images-dir"),
+        (sample, "grid --mod DIR --out a.png", "unknown option --mod: the nearest one is --model"),
+        (sample, "inpaint --model DIR --out a.png --imag a.png", "unknown option --imag: the nearest one is --image"),
+        (sample, "grid --model DIR --guidence 3", "unknown option --guidence: the nearest one is --guidance"),
+        (sample, "grid --model DIR -n 3", "unknown option -n: the nearest one is --n"),
+        (sample, "gird --model DIR", "the nearest one is 'grid' (see 'sample.py --help')"),
+        (evaluate, "--model DIR --ref mnist5k --out r.json", "unknown option --ref: the nearest one is --reference"),
+        (train, "prior --conf a.yaml", "unknown option --conf: the nearest one is --config (see 'train.py --help')"),
+        (train, "pior --config a.yaml", "the nearest one is 'prior'"),
+        (export, "--halp", "unknown option --halp: the nearest one is --help"),
+    ],
+)
+def test_an_abbreviated_or_unknown_option_or_command_names_the_nearest(program, arguments, problem, capsys):
+    with pytest.raises(SystemExit) as stop:
+        program.main(arguments.split())
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert problem in error
+    assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_negative_numbers_and_what_follows_two_dashes_are_no_options():
+    parser = ArgumentParser()
+    parser.add_argument("--strength", type=float)
+    parser.add_argument("words", nargs="*")
+    known = parser.parse_args(["--strength", "-0.5", "-1", "--", "--words"])
+    assert (known.strength, known.words) == (-0.5, ["-1", "--words"])
+
+
 def interrupt(*_, **__):
     raise KeyboardInterrupt
 
@@ -127,7 +161,11 @@ def test_after_ctrl_c_a_stage_without_a_checkpoint_promises_nothing(stage, monke
 @pytest.mark.parametrize(
     ("program", "function", "arguments"),
     [
-        (evaluate, "evaluation.run.evaluate_folder", ["--images", "DIR", "--reference", "mnist5k", "--out", "r.json"]),
+        (
+            evaluate,
+            "evaluation.folder.evaluate_folder",
+            ["--images", "DIR", "--reference", "mnist5k", "--out", "r.json"],
+        ),
         (export, "common.half_precision.copy_in_half_precision", ["DIR", "COPY"]),
     ],
 )

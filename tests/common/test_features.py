@@ -9,7 +9,7 @@ import torch
 
 import common.features
 from common.errors import UserError
-from common.features import EfficientNetFeatures, InceptionFeatures, WeightsMissing
+from common.features import EfficientNetFeatures, InceptionFeatures, WeightsFile, WeightsMissing
 from tests.weights import INCEPTION, StubInception
 
 urlopen = torch.hub.urlopen
@@ -78,6 +78,43 @@ def test_a_damaged_file_is_named_and_kept(weights_folder):
     with pytest.raises(WeightsMissing, match=f"{INCEPTION} cannot be read: replace it by https://"):
         InceptionFeatures()
     assert (weights_folder / INCEPTION).read_bytes() == b"half"
+
+
+class OtherNetwork(torch.nn.Module):
+    """A network whose features are not 2048 finite numbers: `features` of them, all `value`."""
+
+    def __init__(self, features: int, value: float) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, features)
+        )
+        torch.nn.init.constant_(self.layers[2].weight, value)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
+
+
+@pytest.mark.parametrize(("features", "value"), [(1000, 1.0), (2048, torch.nan)])
+def test_a_file_of_another_network_is_refused_before_the_first_image(weights_folder, features, value):
+    torch.jit.script(OtherNetwork(features, value)).save(weights_folder / INCEPTION)
+    with pytest.raises(WeightsMissing, match=f"{INCEPTION} cannot be read: replace it by https://"):
+        InceptionFeatures()
+
+
+@pytest.mark.parametrize("known", ["whole", "first digits", "another"])
+def test_a_file_of_weights_is_known_by_its_hash(tmp_path, known):
+    (tmp_path / "weights").write_bytes(b"abc")
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    published = {"whole": sha256, "first digits": sha256[:8], "another": "397923af"}[known]
+    found = WeightsFile.read(tmp_path / "weights", published)
+    assert (found.sha256, found.size, found.published) == (sha256, 3, known != "another")
+
+
+def test_a_downloaded_file_is_hashed_as_one_that_was_here(served, weights_folder):
+    downloaded = InceptionFeatures().weights
+    assert downloaded.path == weights_folder / INCEPTION
+    assert not downloaded.published
+    assert InceptionFeatures().weights == downloaded
 
 
 def test_a_silent_server_times_out(weights_folder, monkeypatch):

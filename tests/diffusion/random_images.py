@@ -28,6 +28,4 @@ def random_repaint(rng):
         mask |= rng.random((height, width)) < 0.02
     image = noise(rng, height, width, mode)
     pixels, other = np.array(image), np.array(noise(rng, height, width, mode))
-    if mode.endswith("A"):
-        other[..., -1] = pixels[..., -1]  # alpha is kept, so it is no hidden content
     return image, Image.fromarray(np.where(mask.reshape(mask.shape + (1,) * (pixels.ndim - 2)), other, pixels)), mask

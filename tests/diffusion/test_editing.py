@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffusion.editing import mask_to_codes
 from diffusion.pipeline import ImageGenerator
 from diffusion.request import Conditioning
 from diffusion.settings import SamplingSettings
+from images.io import read_image
+from images.modes import writable_mode
 from images.region import crop_region, region_around
 from tests.diffusion.random_images import noise, random_repaint
 
@@ -96,6 +99,46 @@ def test_transparent_pixels_are_repainted_and_become_opaque(generator):
     assert np.array_equal(np.asarray(painted)[kept], np.asarray(image)[kept])
 
 
+def with_hole(mode, path):
+    """An image read from a file, fully transparent in the box (8, 8, 20, 20)."""
+    pixels = np.random.default_rng(3).integers(1, 255, (32, 32, 4), np.uint8)
+    if mode in ("RGBA", "LA"):
+        pixels[..., 3] = 255
+        pixels[8:20, 8:20, 3] = 0
+        Image.fromarray(pixels, "RGBA").convert(mode).save(path)
+    elif mode == "I;16":
+        grey = pixels[..., 0].astype(np.uint16) * 257
+        grey[8:20, 8:20] = 0
+        Image.fromarray(grey).save(path, transparency=0)
+    else:
+        pixels[8:20, 8:20] = 0
+        image = Image.fromarray(pixels[..., :3]).convert(mode)
+        image.save(path, transparency=image.getpixel((10, 10)))
+    return read_image(path)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "RGB", "L", "P", "I;16"])
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_repainted_pixels_are_opaque_and_all_others_keep_their_alpha(generator, tmp_path, mode, kind):
+    image, box = with_hole(mode, tmp_path / "a.png"), (4, 10, 12, 14)
+    mask = np.zeros((32, 32), bool)
+    mask[10:14, 4:12] = True
+    given = {"boxes": [box]} if kind == "box" else {"mask_image": mask}
+    painted = generator.inpaint(image, num_inference_steps=1, **given)[0]
+    before, after = (np.asarray(writable_mode(one).getchannel("A")) for one in (image, painted))
+    assert before[mask].min() == 0 and after[mask].min() == 255
+    assert np.array_equal(before[~mask], after[~mask])
+    wider = np.asarray(generator.outpaint(image, right=8, num_inference_steps=1)[0].getchannel("A"))
+    assert wider[:, 32:].min() == 255 and np.array_equal(wider[:, :32], before)
+
+
+def test_a_mask_that_may_be_meant_otherwise_is_logged(generator, caplog):
+    mask = np.full((32, 32, 4), 255, np.uint8)
+    mask[8:20, 8:20, 3] = 0
+    generator.inpaint(noise(np.random.default_rng(0), 32, 32), mask, num_inference_steps=1)
+    assert "the mask is white or transparent" in caplog.text
+
+
 @pytest.mark.parametrize("sides", [(0, 0, 13, 0), (5, 7, 0, 30), (0, 40, 0, 0)])
 def test_extending_keeps_the_image(generator, sides):
     image = noise(np.random.default_rng(1), 37, 41)
@@ -111,3 +154,34 @@ def test_a_large_image_is_extended_in_the_part_around_what_is_new(generator):
     wider = generator.outpaint(image, right=20, num_inference_steps=1)[0]
     assert wider.size == (660, 600) and np.array_equal(np.asarray(wider)[:, :640], image)
     assert generator.inpaint(image, boxes=[(0, 0, 9, 9)], margin=10**20, num_inference_steps=1)[0].size == (640, 600)
+
+
+@pytest.mark.parametrize(("options", "defaults", "sampler"), [
+    ({}, {}, "predictor_corrector"),
+    ({"num_inference_steps": 4}, {}, "predictor_corrector"),
+    ({"sampler": "tweedie"}, {}, "tweedie"),
+    ({"settings": SamplingSettings()}, {}, "tweedie"),
+    ({}, {"sampler": "euler"}, "euler"),
+])  # fmt: skip
+def test_the_sampler_of_inpainting_on_the_uniform_graph(uniform_run, options, defaults, sampler):
+    model = ImageGenerator.from_pretrained(uniform_run, "cpu")
+    model.defaults = model.defaults.updated(defaults)
+    given = dict(options)
+    assert model.inpainting_settings(given.pop("settings", None), **given).sampler == sampler
+
+
+def test_inpainting_takes_its_own_default_and_other_graphs_the_models(uniform_run, generator, monkeypatch):
+    model, seen = ImageGenerator.from_pretrained(uniform_run, "cpu"), []
+    real = ImageGenerator.sample_batches
+
+    def watched(self, request, *rest):
+        seen.append(request.settings.sampler)
+        return real(self, request, *rest)
+
+    monkeypatch.setattr(ImageGenerator, "sample_batches", watched)
+    image = noise(np.random.default_rng(0), 32, 32)
+    for one in (model, generator):
+        one.inpaint(image, boxes=[(4, 4, 9, 9)], num_inference_steps=2)
+        one.outpaint(image, right=4, num_inference_steps=2)
+        one.vary(image, num_inference_steps=2)
+    assert seen == ["predictor_corrector"] * 2 + ["tweedie"] * 4

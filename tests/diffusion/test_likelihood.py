@@ -29,3 +29,10 @@ def test_bound_is_exact_for_independent_codes_with_the_exact_model_and_larger_wi
     assert abs(got.nats - wanted) < 3 * got.standard_error + 0.005 and 0 < got.standard_error < 0.03
     wrong = likelihood_bound(Exact(graph, prior.flip(0)), graph, codes, labels, torch.Generator().manual_seed(1))
     assert wrong.nats > wanted + 0.1
+
+
+def test_progress_counts_every_noised_image():
+    codes, labels = torch.zeros(5, 2, 2, dtype=torch.int64), torch.zeros(5, dtype=torch.int64)
+    network, seen = Exact(Absorbing(4), torch.full((4,), 0.25)), []
+    likelihood_bound(network, Absorbing(4), codes, labels, torch.Generator().manual_seed(0), 3, 2, progress=seen.append)
+    assert seen == [2, 2, 2, 2, 2, 2, 1, 1, 1]

@@ -124,6 +124,8 @@ def test_every_method_refuses_unknown_names(generator, method):
     image = noise(np.random.default_rng(0), 32, 32)
     with pytest.raises(UserError, match="'num_inference_step': the nearest one is 'num_inference_steps'"):
         method(generator, image, num_inference_step=2)
+    with pytest.raises(UserError, match="has no keyword 'class_label': the nearest one is 'class_labels'"):
+        method(generator, image, class_label=3)
     with pytest.raises(UserError, match="pil, np, pt, got 'jpg'"):
         method(generator, image, output_type="jpg")
 
@@ -145,10 +147,55 @@ def test_same_seed_same_images_whatever_the_batch(exact):
     assert not equal(one, exact.generate(5, [1, 2], seed=4, **options))
 
 
-def test_progress_tells_the_images_just_finished(generator):
-    finished = []
-    generator.generate(5, 1, batch_size=2, progress=finished.append, num_inference_steps=1)
-    assert finished == [2, 2, 1]
+@EVERY_METHOD
+@pytest.mark.parametrize("options", [
+    {"num_inference_steps": 3, "sampler": "tweedie"},
+    {"num_inference_steps": 3, "sampler": "predictor_corrector", "sampler_options": {"corrections": 2}},
+    {"num_inference_steps": 100, "sampler": "maskgit"},  # fewer calls than steps
+])  # fmt: skip
+def test_progress_moves_with_every_network_call(generator, monkeypatch, method, options):
+    events = []
+    real = generator.prior.predictor
+
+    def watched(*args):
+        predict = real(*args)
+
+        def counted(*inputs):
+            events.append("call")
+            return predict(*inputs)
+
+        return counted
+
+    monkeypatch.setattr(generator.prior, "predictor", watched)
+    image = noise(np.random.default_rng(0), 32, 32)
+    method(generator, image, progress=lambda done, total: events.append((done, total)), **options)
+    reports = [event for event in events if event != "call"]
+    if method is METHODS["morph"]:  # of two images, both given
+        assert events == []
+        return
+    assert reports[0][0] == 0
+    assert reports[-1][0] == reports[-1][1]
+    assert len({total for _, total in reports}) == 1
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
+    for place, event in enumerate(events):
+        if event == "call":
+            assert events[place + 1] != "call"
+
+
+def test_progress_of_several_batches_and_of_a_morph(generator):
+    image, reports = noise(np.random.default_rng(0), 32, 32), []
+
+    def watch(done, total):
+        reports.append((done, total))
+
+    generator.generate(5, 1, batch_size=2, num_inference_steps=2, skip_unchanged=False, progress=watch)
+    assert reports[-1] == (6, 6)
+    assert {total for _, total in reports} == {6}
+    reports.clear()
+    generator.morph(image, image, n=5, num_inference_steps=4, progress=watch)
+    assert reports[-1] == (2 + 2 + 2, 6)  # 4 steps at strengths 0.375, 0.5, 0.375
+    assert {total for _, total in reports} == {6}
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
 
 
 def test_skipping_calls_changes_no_code(exact):
@@ -167,13 +214,13 @@ def test_batches_are_halved_where_memory_is_too_small_and_give_the_same(exact, m
     whole = exact.generate(7, [1, 2], num_inference_steps=2)
     real, sizes = ImageGenerator._sample, []
 
-    def small(self, request, begin, count, conditioning):
+    def small(self, request, begin, count, conditioning, on_call):
         sizes.append(count)
         if count > 2:
             for stream in (request.generators or [])[begin : begin + count]:
                 torch.rand(3, generator=stream)  # memory runs out in the middle of a batch
             raise torch.cuda.OutOfMemoryError("no")
-        return real(self, request, begin, count, conditioning)
+        return real(self, request, begin, count, conditioning, on_call)
 
     monkeypatch.setattr(ImageGenerator, "_sample", small)
     assert equal(whole, exact.generate(7, [1, 2], num_inference_steps=2))

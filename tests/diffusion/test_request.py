@@ -5,50 +5,33 @@ import torch
 from PIL import Image
 
 from common.errors import UserError
-from diffusion.request import class_number, class_numbers, sample_generator
+from diffusion.labels import RANDOM_CLASS
+from diffusion.request import sample_generator
 from tests.diffusion.random_images import equal
-
-NAMES = ["cat", "7", "dog"]
-
-
-@pytest.mark.parametrize(("wanted", "number"), [("dog", 2), ("2", 2), (2, 2), (torch.tensor(2), 2), ("7", 1)])
-def test_classes_go_by_number_or_name(wanted, number):
-    assert class_number(wanted, NAMES) == number  # a name goes before a number
-
-
-@pytest.mark.parametrize("wrong", ["bird", 3, "3", -1, "-1"])
-@pytest.mark.parametrize("names", [NAMES, []])
-def test_unknown_classes_are_refused(wrong, names):
-    with pytest.raises(UserError, match="this model" if names else "no classes"):
-        class_number(wrong, names)
-
-
-@pytest.mark.parametrize(("wanted", "numbers"), [
-    (None, None), (1, [1]), ("dog", [2]), (["dog", 0], [2, 0]), ((1, 2), [1, 2]), (torch.tensor([2, 1]), [2, 1]),
-])  # fmt: skip
-def test_one_label_or_several(wanted, numbers):
-    assert class_numbers(wanted, NAMES) == numbers
 
 
 def test_labels_are_taken_in_turn_whatever_the_batch(generator):
     request = generator.request(5, [1, 2, 3], "pil", {})
-    whole = request.batch(0, 5, 10)[1]
+    whole = request.batch(0, 5)[1]
     assert whole.tolist() == [1, 2, 3, 1, 2]
-    assert request.batch(3, 2, 10)[1].tolist() == [1, 2]
-    assert generator.request(2, [1, 2, 3], "pil", {"first": 3}).batch(0, 2, 10)[1].tolist() == [1, 2]
+    assert request.batch(3, 2)[1].tolist() == [1, 2]
+    assert generator.request(2, [1, 2, 3], "pil", {"first": 3}).batch(0, 2)[1].tolist() == [1, 2]
 
 
 def test_random_labels_depend_on_the_seed_and_not_on_the_batch(generator):
-    request = generator.request(20, None, "pil", {"seed": 4})
-    whole = request.batch(0, 20, 10)[1]
-    assert torch.equal(request.batch(5, 3, 10)[1], whole[5:8])
+    request = generator.request(20, [RANDOM_CLASS], "pil", {"seed": 4})
+    whole = request.batch(0, 20)[1]
+    assert torch.equal(request.batch(5, 3)[1], whole[5:8])
     assert len(set(whole.tolist())) > 3
-    other = generator.request(20, None, "pil", {"seed": 5}).batch(0, 20, 10)[1]
+    other = generator.request(20, [RANDOM_CLASS], "pil", {"seed": 5}).batch(0, 20)[1]
     assert not torch.equal(whole, other)
 
 
-def test_a_model_without_classes_has_label_0(generator):
-    assert generator.request(3, None, "pil", {}).batch(0, 3, 0)[1].tolist() == [0, 0, 0]
+def test_given_and_random_labels_in_turn(generator):
+    labels = generator.request(6, [3, RANDOM_CLASS, 10], "pil", {}).batch(0, 6)[1].tolist()
+    assert labels[::3] == [3, 3]
+    assert labels[2::3] == [10, 10]  # no class
+    assert all(0 <= label < 10 for label in labels[1::3])
 
 
 def test_the_seed_may_come_from_a_torch_generator(exact):
@@ -78,7 +61,7 @@ def test_every_image_may_have_a_generator_of_its_own(exact):
         (lambda g, x: g.vary(x, 0), "strength"),
         (lambda g, x: g.vary(x, 0.5, num_inference_steps=0), "steps"),
         (lambda g, x: g.vary(x.resize((4000, 1000))), "make it smaller"),
-        (lambda g, x: g.morph(x, x, n=1), "two images"),
+        (lambda g, x: g.morph(x, x, n=1), "at least 2"),
         (lambda g, x: g.morph(x, x, n=2, num_inference_steps=-4), "steps"),
         (lambda g, x: g.morph(x, x, n=2, class_labels="nosuch"), "unknown class"),
         (lambda g, x: g.morph(x, x, n=2, generator=[torch.Generator()]), "one generator"),
@@ -91,6 +74,14 @@ def test_every_image_may_have_a_generator_of_its_own(exact):
         (lambda g, x: g.generate(height=32_000, width=32_000), "are sampled at once"),
         (lambda g, x: g.generate(height=64, large_grids="magic"), "sliding, rotary"),
         (lambda g, x: g.generate(n=0), "at least 1"),
+        (lambda g, x: g.generate(n=2.5), "whole number"),
+        (lambda g, x: g.generate(n=10**9), "at most 1000000"),
+        (lambda g, x: g.morph(x, x, n=10**9), "at most 1000000"),
+        (lambda g, x: g.generate(seed="a"), "seed must be a whole number"),
+        (lambda g, x: g.generate(batch_size=0), "batch_size must be at least 1"),
+        (lambda g, x: g.generate(1, 2.5), "number or a name"),
+        (lambda g, x: g.inpaint(x, boxes=[(0, 0, 4, 4)], feather=0.5), "feather must be a whole number"),
+        (lambda g, x: g.vary(x, float("nan")), "strength"),
     ],
 )  # fmt: skip
 def test_bad_requests_are_one_line(generator, call, message):

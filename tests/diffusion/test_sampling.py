@@ -5,8 +5,9 @@ import torch
 
 from common.errors import UserError
 from diffusion.noise import LogLinear
+from diffusion.nucleus import apply_temperature_top_p
 from diffusion.sampler import NEEDS_MASK, SAMPLERS, get_sampler, parse_options, sampler_options
-from diffusion.sampling import apply_temperature_top_p, sample_categorical, step_times
+from diffusion.sampling import sample_categorical, step_times
 from diffusion.transitions import unmask_probability
 from tests.diffusion.exact import ABSORBING, UNIFORM, scalar, state_of
 
@@ -59,7 +60,11 @@ def test_step_times_fall_from_one_to_zero(spacing):
         ("magic", {}, ABSORBING, "known are tweedie"),
         *((name, {}, UNIFORM, "needs the absorbing graph") for name in NEEDS_MASK),
         ("tweedie", {"eta": "1"}, ABSORBING, "no option"),
-        ("remdm", {"eta": "much"}, ABSORBING, "wants a number"),
+        *(
+            ("remdm", {"eta": no}, ABSORBING, "must be a decimal number")
+            for no in ("much", "nan", "1_0", "12:30", True)
+        ),
+        *(("predictor_corrector", {"corrections": no}, ABSORBING, "must be a whole") for no in (1.5, "0x2", False)),
     ],
 )
 def test_samplers_that_cannot_be_had_are_refused(name, options, graph, message):
@@ -69,6 +74,10 @@ def test_samplers_that_cannot_be_had_are_refused(name, options, graph, message):
 
 def test_options_take_the_type_of_their_defaults():
     assert parse_options("remdm", {"eta": "0.5", "mode": "cap"}) == {"eta": 0.5, "mode": "cap"}
+    assert parse_options("predictor_corrector", {"corrections": 2.0, "churn": 1e-5}) == {
+        "corrections": 2,
+        "churn": 1e-5,
+    }
 
 
 OUT_OF_RANGE = {"churn": 0.0, "theta": 0.9, "choice_temperature": -1.0, "bound": -1.0, "eta": 2.0, "redraw": 0.0}

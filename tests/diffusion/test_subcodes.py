@@ -26,7 +26,9 @@ def test_splitting_and_merging_are_inverse(size, groups):
     assert torch.equal(merge_codes(subcodes, groups, vocab_size), codes)
 
 
-@pytest.mark.parametrize(("size", "groups"), [(10, 2), (16, 3), (2, 2)])
-def test_codebooks_that_do_not_split_are_refused(size, groups):
-    with pytest.raises(UserError, match="groups"):
+@pytest.mark.parametrize(
+    ("size", "groups", "fitting"), [(10, 2, "1"), (16, 3, "1 or 2 or 4"), (128, 2, "1 or 7"), (1000, 2, "1 or 3")]
+)
+def test_codebooks_that_do_not_split_are_refused(size, groups, fitting):
+    with pytest.raises(UserError, match=f"set prior.groups={fitting}$"):
         subcode_vocab_size(size, groups)

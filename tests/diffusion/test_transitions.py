@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from diffusion.noise import LogLinear
-from diffusion.sampler import least_confident
 from diffusion.transitions import (
     euler_transition,
     extrapolated_rates,
@@ -15,6 +14,7 @@ from diffusion.transitions import (
     remdm_probabilities,
     tau_leaping_transition,
 )
+from diffusion.unmasking import least_confident
 from tests.diffusion.exact import (
     ABSORBING,
     JOINT,

@@ -6,6 +6,7 @@ import torch
 
 from diffusion.request import Conditioning
 from diffusion.settings import SamplingSettings
+from images.modes import flatten_alpha, to_model_mode
 from tests.diffusion.random_images import equal, noise
 
 
@@ -38,6 +39,19 @@ def test_varying_and_morphing_keep_any_size(generator, size):
     assert len(frames) == 4 and all(frame.size == size for frame in frames)
     ends = [generator.vary(x.convert("L"), 1e-6, num_inference_steps=2)[0] for x in (first, last)]
     assert np.array_equal(frames[-1], ends[1])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_colour_and_alpha_are_mixed_once(generator, mode):
+    """vary keeps the alpha channel, so it varies the colours alone; morph gives it up, so it sees them over white."""
+    translucent = noise(np.random.default_rng(2), 32, 32, mode)
+    little = {"strength": 1e-6, "num_inference_steps": 1}
+    varied = generator.vary(translucent, **little)[0]
+    assert equal(varied.split()[:-1], generator.vary(flatten_alpha(translucent), **little)[0].split())
+    assert np.array_equal(varied.getchannel("A"), translucent.getchannel("A"))
+    over_white = to_model_mode(translucent, 1)
+    ends = generator.morph(translucent, translucent, n=2, num_inference_steps=1)
+    assert equal(ends, generator.morph(over_white, over_white, n=2, num_inference_steps=1))
 
 
 def test_a_morphs_images_share_their_random_numbers(generator):

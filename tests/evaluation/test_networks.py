@@ -1,9 +1,10 @@
+import hashlib
 from urllib.error import URLError
 
 import pytest
 import torch
 
-from evaluation.networks import load_networks
+from evaluation.networks import load_networks, note_of, weights_part
 from tests.weights import INCEPTION
 
 CPU = torch.device("cpu")
@@ -54,3 +55,35 @@ def test_small_images_have_no_lpips(all_weights):
     assert networks.lpips is None
     assert "16 pixels" in networks.lpips_missing
     assert networks.inception is not None
+
+
+def test_weights_that_are_not_the_published_ones_are_named(all_weights, weights_folder, capsys):
+    networks = load_networks(32, CPU, download=False)
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note:")]
+    for note, score, weights in zip(
+        notes, ("LPIPS", "rFID"), (networks.lpips_weights, networks.inception.weights), strict=True
+    ):
+        content = weights.path.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        assert f"{weights.path} is not the published file" in note
+        assert f"{score} is of weights of unknown origin" in note
+        assert sha256 in note
+        assert weights_part(weights) == {
+            "file": weights.path.name, "bytes": len(content), "sha256": sha256, "published": False,
+        }  # fmt: skip
+        assert note_of(weights, "mean").startswith("weights of unknown origin")
+
+
+def test_published_weights_need_no_note(all_weights, weights_folder, monkeypatch, capsys):
+    sha256 = hashlib.sha256((weights_folder / INCEPTION).read_bytes()).hexdigest()
+    monkeypatch.setattr("common.features.INCEPTION_SHA256", sha256)
+    weights = load_networks(8, CPU, download=False).inception.weights
+    assert weights.published
+    assert capsys.readouterr().err == ""
+    assert note_of(weights, "mean") == "mean"
+
+
+def test_missing_networks_have_no_weights():
+    networks = load_networks(8, CPU, download=False)
+    assert weights_part(networks.lpips_weights) is None
+    assert note_of(None, "mean") == "mean"

@@ -43,7 +43,7 @@ def scored(tmp_path_factory):
 
 
 def test_a_model_that_is_only_a_tokenizer_has_no_further_parts(scored):
-    assert set(scored.report) == {"model", "reference", "reconstruction"}
+    assert set(scored.report) == {"model", "reference", "reconstruction", "data"}
     assert scored.batches == [8, 8, 8, 8, 8, 5]
     assert scored.found["images"] == 45
     assert scored.found["bit_for_bit"] == 0
@@ -80,6 +80,13 @@ def test_rfid(scored):
     assert wanted > 0.01
     assert math.isclose(scored.found["rfid"], wanted, rel_tol=1e-3)
     assert "45 images" in scored.found["rfid_note"]
+
+
+def test_scores_of_stand_in_weights_are_labelled(scored):
+    for score in ("lpips", "rfid"):
+        assert scored.found[f"{score}_note"].startswith("weights of unknown origin")
+        assert scored.found[f"{score}_weights"]["published"] is False
+        assert len(scored.found[f"{score}_weights"]["sha256"]) == 64
 
 
 def test_the_frechet_distance_is_labelled(scored):

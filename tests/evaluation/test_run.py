@@ -1,6 +1,5 @@
 """evaluate.py, end to end."""
 
-import json
 import math
 import subprocess
 import sys
@@ -12,6 +11,11 @@ from PIL import Image
 
 import evaluate
 from common.errors import run_cli
+from diffusion.pipeline import ImageGenerator
+from evaluation.reference import ReferenceImages
+from evaluation.source import find_source
+from images.convert import from_8_bits
+from images.folder import find_split
 from tests.evaluation.inputs import run, save_images, save_tokenizer
 from tests.weights import INCEPTION
 
@@ -73,23 +77,55 @@ def test_reconstruction_alone_does_not_read_the_prior(tmp_path, no_lpips):
     command = ["--model", tmp_path / "model", "--reference", tmp_path / "images", "--out", tmp_path / "r.json"]
     assert run_cli(evaluate.main, [str(word) for word in command]) == 2
     report = run(tmp_path / "model", tmp_path / "images", tmp_path / "r.json", "--only", "reconstruction")
-    assert set(report) == {"model", "reference", "reconstruction"}
+    assert set(report) == {"model", "reference", "reconstruction", "data"}
     assert report["reconstruction"]["images"] == 3
 
 
-@pytest.mark.parametrize(("other", "low", "high"), [("dark", -1e-3, 1e-3), ("light", 1, math.inf)])
-def test_a_folder_is_at_distance_zero_from_itself_and_far_from_another(tmp_path, other, low, high):
-    for name, shade in (("dark", 0), ("light", 100)):
-        (tmp_path / name).mkdir()
-        for index in range(4):
-            noise = np.random.default_rng(index).integers(shade, shade + 100, (32, 32, 3), np.uint8)
-            Image.fromarray(noise).save(tmp_path / name / f"{index}.png")
-    command = ["--images", tmp_path / "dark", "--reference", tmp_path / other, "--out", tmp_path / "r.json"]
-    assert run_cli(evaluate.main, [str(word) for word in command]) == 0
-    report = json.loads((tmp_path / "r.json").read_text())
-    assert set(report) == {"images", "samples"}
-    assert low < report["samples"]["frechet_distance"] < high
-    assert report["samples"]["images"] == 4
+def test_a_tokenizer_alone_refuses_flags_that_only_a_prior_reads(tmp_path, no_lpips, capsys):
+    save_tokenizer(tmp_path / "model")
+    save_images(tmp_path / "images", 3)
+    command = ["--model", tmp_path / "model", "--reference", tmp_path / "images", "--out", tmp_path / "r.json"]
+    for flags in (["--n", "20"], ["--seed", "0"], ["--steps", "2"]):
+        assert run_cli(evaluate.main, [str(word) for word in [*command, *flags]]) == 2
+        assert "need a prior" in capsys.readouterr().err
+
+
+def test_the_report_counts_what_was_scored_and_warns_of_training_images(tmp_path, no_lpips, capsys):
+    save_tokenizer(tmp_path / "model")
+    files, _ = save_images(tmp_path / "images", 24)
+    (tmp_path / "model/config.yaml").write_text(f"data:\n  source: folder\n  path: {tmp_path / 'images'}\n")
+    trained = len(find_split(tmp_path / "images", "train")[1])
+    files[0].write_bytes(b"damaged")
+    found = run(tmp_path / "model", tmp_path / "images", tmp_path / "r.json")["data"]["reference"]
+    assert (found["found"], found["scored"], found["skipped"]) == (24, 23, 1)
+    assert found["training_images"] == trained
+    assert f"{trained} of the 24 reference images are training images" in capsys.readouterr().err
+    found = run(tmp_path / "model", tmp_path / "model/config.yaml", tmp_path / "r.json")["data"]["reference"]
+    assert found["split"] == "val"
+    assert found["scored"] == 24 - trained
+    assert found["training_images"] == 0
+    assert "training images" not in capsys.readouterr().err
+
+
+def test_classes_have_the_numbers_of_the_model(lively_run, tmp_path, no_lpips, capsys):
+    """Of ten classes the reference has one that is not the first, and one that is unknown."""
+    for name in ("7", "owl"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(3):
+            noise = np.random.default_rng(index).integers(0, 255, (32, 32), np.uint8)
+            Image.fromarray(noise).save(tmp_path / "images" / name / f"{index}.png")
+    arguments = ["--n", "2", "--steps", "1", "--sampler", "tweedie", "--guidance", "1"]
+    report = run(lively_run, tmp_path / "images", tmp_path / "r.json", *arguments)
+    generator = ImageGenerator.from_pretrained(lively_run)
+    pixels = torch.cat([batch.pixels for batch in ReferenceImages(find_source(str(tmp_path / "images")), 32, 1)])
+    codes = generator.tokenizer.encode(from_8_bits(pixels))
+    labels = torch.tensor([7] * 3 + [10] * 3)
+    wanted = generator.prior.likelihood(codes, labels, torch.Generator().manual_seed(0))
+    without = generator.prior.likelihood(codes, torch.full((6,), 10), torch.Generator().manual_seed(0))
+    assert report["likelihood"]["nats_per_code"] == pytest.approx(wanted.nats, rel=1e-3)
+    assert abs(wanted.nats - without.nats) > 10 * 1e-3 * wanted.nats
+    assert report["likelihood"]["unknown_classes"] == {"count": 1, "first": ["owl"]}
+    assert "unknown classes: 'owl'" in capsys.readouterr().err.partition("read and score")[0]
 
 
 @pytest.fixture
@@ -121,6 +157,13 @@ def inputs(tmp_path):
         ("--model TMP/model --reference TMP/images --out TMP/none", "is a folder"),
         ("--model TMP/model --reference TMP/images --out TMP/taken.json", "is a folder"),
         ("--model TMP/model --reference TMP/images --out TMP/one/0/00.png/r.json", "cannot write"),
+        ("--model TMP/model --reference TMP/images --out TMP/one/0/00.png", "ends in .json"),
+        ("--model TMP/model --reference TMP/images --out TMP/model/tokenizer/config.json", "not a report"),
+        ("--model TMP/model --reference TMP/images --out TMP/images/1/r.json", "among the reference"),
+        ("--model TMP/model --reference TMP/model", "is a model directory"),
+        ("--model TMP/model --reference TMP/images --size 32", "--size only acts with --images"),
+        ("--model TMP/model --reference TMP/images --only reconstruction --n 20 --steps 3", "--n, --steps only act"),
+        ("--model TMP/model --reference mnist5k:test", "no folder"),
         ("--model TMP/model --reference TMP/images --only samples", "invalid choice"),
         ("--model TMP/model --reference TMP/images --n 1", "--n must be at least 2"),
         ("--model TMP/model --reference TMP/images --seed -1", "--seed must not be negative"),

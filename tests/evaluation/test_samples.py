@@ -5,6 +5,7 @@ import torch
 
 from common.errors import UserError
 from common.metrics import frechet_distance
+from diffusion.labels import Classes
 from diffusion.settings import SamplingSettings
 from evaluation import samples
 from evaluation.samples import choose_settings, score_samples
@@ -15,6 +16,7 @@ class FakeGenerator:
 
     def __init__(self, class_names=("cat", "dog"), guided=True, defaults=None):
         self.class_names, self.guided = list(class_names), guided
+        self.classes = Classes(self.class_names, guided)
         self.defaults = defaults or SamplingSettings()
         self.calls = []
         self.tokenizer = SimpleNamespace(decode=lambda codes: codes[:, None].float() / 100)
@@ -22,10 +24,16 @@ class FakeGenerator:
     def settings(self, **options):
         return self.defaults.updated(options)
 
-    def sample_codes(self, n, labels, settings, seed, first):
-        self.calls.append((n, labels, settings, seed, first))
-        codes = torch.arange(first, first + n)[:, None, None].expand(-1, 2, 2)
-        return SimpleNamespace(codes=codes, network_calls=torch.full((n,), 2 + (first > 0)))
+    def request(self, n, labels, output_type, options):
+        return SimpleNamespace(n=n, labels=labels, **options)
+
+    def sample_batches(self, request, batch_size):
+        """Reports a network call for each sample."""
+        self.calls.append(request)
+        for first in range(0, request.n, batch_size):
+            codes = torch.arange(first, min(first + batch_size, request.n))[:, None, None].expand(-1, 2, 2)
+            request.progress(min(first + batch_size, request.n), request.n)
+            yield SimpleNamespace(codes=codes, network_calls=torch.full((len(codes),), 2 + (first > 0)))
 
 
 class FakeExtractor(torch.nn.Module):
@@ -59,13 +67,14 @@ def test_generation_defaults_of_the_model_come_before_guidance_2(with_defaults, 
     assert f"8 steps, guidance {scale:g}" in capsys.readouterr().err
 
 
-def test_samples_are_scored_in_batches_over_all_classes(monkeypatch):
+def test_samples_are_scored_in_batches_over_all_classes(monkeypatch, capsys):
     monkeypatch.setattr(samples, "BATCH_SIZE", 4)
     generator, settings = FakeGenerator(), SamplingSettings(num_inference_steps=5)
     reference = torch.rand(7, 3)
     report = score_samples(generator, settings, 10, 3, FakeExtractor(), "folder", reference)
-    assert [(n, first) for n, _, _, _, first in generator.calls] == [(4, 0), (4, 4), (2, 8)]
-    assert all((list(labels), used, seed) == ([0, 1], settings, 3) for _, labels, used, seed, _ in generator.calls)
+    (request,) = generator.calls
+    assert (request.n, request.labels, request.settings, request.seed) == (10, [0, 1], settings, 3)
+    assert "10/10" in capsys.readouterr().err
     levels = ((torch.arange(10) / 100 + 1) * 127.5).round() / 127.5 - 1  # at 8 bits
     wanted = frechet_distance(levels[:, None].expand(-1, 3), reference)
     assert report["frechet_distance"] == pytest.approx(wanted, abs=1e-6)
@@ -74,12 +83,14 @@ def test_samples_are_scored_in_batches_over_all_classes(monkeypatch):
     assert report["reference_images"] == 7
     assert report["num_inference_steps"] == 5
     assert report["seed"] == 3
+    assert report["classes"] == "all, equally often"
 
 
 def test_a_model_without_classes_is_sampled_without_labels():
     generator = FakeGenerator(class_names=())
-    score_samples(generator, SamplingSettings(), 2, 0, FakeExtractor(), "folder", torch.rand(3, 3))
-    assert generator.calls[0][1] is None
+    report = score_samples(generator, SamplingSettings(), 2, 0, FakeExtractor(), "folder", torch.rand(3, 3))
+    assert generator.calls[0].labels == [0]
+    assert report["classes"] == "none"
 
 
 def test_samples_that_are_not_finite_are_refused():

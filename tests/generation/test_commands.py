@@ -72,6 +72,48 @@ def test_reconstruct_keeps_size_and_mode(edit, capsys):
     assert "PSNR" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("colour", [(220, 30, 30), (90,)])
+def test_reconstruct_gives_a_translucent_image_the_colours_of_the_opaque_one(tiny_run, tmp_path, colour):
+    results = []
+    for name, alpha in (("opaque", ()), ("translucent", (128,))):
+        mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[len(colour + alpha)]
+        Image.new(mode, (40, 36), colour + alpha if alpha or len(colour) > 1 else colour[0]).save(tmp_path / "in.png")
+        arguments = ["--model", tiny_run, "--image", tmp_path / "in.png", "--out", tmp_path / f"{name}.png"]
+        assert run_cli(sample.main, ["reconstruct", *map(str, arguments)]) == 0
+        results.append(Image.open(tmp_path / f"{name}.png"))
+    opaque, translucent = results
+    assert np.array_equal(np.asarray(translucent)[..., -1], np.full((36, 40), 128))
+    assert all(np.array_equal(a, b) for a, b in zip(opaque.split(), translucent.split(), strict=False))
+
+
+def test_inpaint_says_what_is_repainted(edit, tmp_path, capsys):
+    edit("inpaint", "--box", "0,0,30,20")
+    opaque = int((PIXELS[:20, :30, 3] < 255).sum())
+    assert f"note: mask: 25% of the image is repainted; {opaque} of these pixels were" in capsys.readouterr().err
+    mask = Image.new("RGBA", (60, 40), "white")
+    mask.paste((255, 255, 255, 0), (0, 0, 30, 20))
+    mask.save(tmp_path / "mask.png")
+    edit("inpaint", "--mask", str(tmp_path / "mask.png"))
+    assert "note: the mask is white or transparent" in capsys.readouterr().err
+
+
+def test_names_reach_the_terminal_without_escape_sequences(tiny_run, tmp_path, capsys):
+    name = str(tmp_path / "a\x1b[2J\n\r\u202e")
+    Image.new("L", (32, 32)).save(f"{name}.png")
+    arguments = ["--model", str(tiny_run), "--image", f"{name}.png", "--out", f"{name}out.png"]
+    assert run_cli(sample.main, ["reconstruct", *arguments]) == 0
+    assert run_cli(sample.main, ["inpaint", *arguments, "--box", "0,0,8,8", "--steps", "1", "--fit"]) == 0
+    assert run_cli(sample.main, ["inpaint", *arguments, "--box", "0,0,99,99"]) == 2
+    grid = ["grid", "--model", str(tiny_run), "--n", "1", "--steps", "1"]
+    assert (
+        run_cli(sample.main, [*grid, "--out", f"{name}.png", "--trajectory", f"{name}.gif", "--images-dir", name]) == 0
+    )
+    printed = "".join(capsys.readouterr())
+    assert "a\\x1b[2J\\n\\r\\u202e" in printed
+    for line in printed.replace("\r", "\n").split("\n"):  # a bar begins again with \r
+        assert line.isprintable(), line
+
+
 def test_a_turned_photograph_is_repainted_upright(tiny_run, tmp_path):
     exif = Image.Exif()
     exif[274] = 6  # to be turned by a quarter

@@ -101,7 +101,7 @@ DAMAGED = {
     "an option of another sampler": ('{"sampler_options": {"eta": 1}}', "no option 'eta'"),
     "a text for a number": (
         '{"sampler": "maskgit", "sampler_options": {"choice_temperature": "hot"}}',
-        "wants a number",
+        "must be a decimal number",
     ),
 }
 

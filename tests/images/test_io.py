@@ -119,6 +119,12 @@ def test_png_keeps_pixels_and_metadata(mode, tmp_path):
         assert found.text == {"seed": "3", "label": "seven"}
 
 
+def test_metadata_of_any_text_is_written(tmp_path):
+    save_png(noise(), tmp_path / "a.png", {"label": "caf\udce9 \0\x1b 猫"})
+    with Image.open(tmp_path / "a.png") as found:
+        assert found.text == {"label": "caf\\xe9 \\x00\\x1b 猫"}
+
+
 def test_large_png_files_are_compressed_less(tmp_path, monkeypatch):
     levels = []
     monkeypatch.setattr(Image.Image, "save", lambda self, path, compress_level, **_: levels.append(compress_level))

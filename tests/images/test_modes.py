@@ -65,6 +65,30 @@ def test_transparency_is_composited_over_a_background(under, grey):
     assert to_model_mode(half, 1, under).getpixel((0, 0)) == pytest.approx(expected, abs=1)
 
 
+def with_palette(image):
+    image.putpalette([level for index in range(256) for level in (index, 0, 0)])
+    return image
+
+
+TRANSPARENT = {  # a pixel of each mode that has transparency, and whether it is opaque
+    "L": (Image.new("L", (2, 1), 9), 9, 7),
+    "1": (Image.new("1", (2, 1), 0), 0, 255),
+    "P": (with_palette(Image.new("P", (2, 1), 9)), 9, 7),
+    "RGB": (Image.new("RGB", (2, 1), (1, 2, 3)), (1, 2, 3), (7, 7, 7)),
+    "I;16": (array_image([600, 600], np.uint16), 600, 7),
+}
+
+
+@pytest.mark.parametrize(("image", "transparent", "opaque"), TRANSPARENT.values(), ids=TRANSPARENT)
+def test_a_transparent_colour_is_composited_and_flattened_to_white(image, transparent, opaque, tmp_path):
+    image.putpixel((1, 0), opaque)
+    found = saved_and_opened(image, tmp_path / "a.png", transparency=transparent)
+    for flat in (to_model_mode(found, 1), flatten_alpha(found)):
+        assert np.asarray(flat.convert("L"))[0, 0] == 255
+    assert np.asarray(to_model_mode(found, 1, under="black"))[0, 0] == 0
+    assert np.array_equal(np.asarray(writable_mode(found).getchannel("A")), [[0, 255]])
+
+
 def saved_and_opened(image, path, **options):
     image.save(path, **options)
     return Image.open(path)

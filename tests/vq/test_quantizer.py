@@ -228,12 +228,18 @@ def test_weights_scale_their_loss(key, part):
     ("keys", "message"),
     [
         ({"kind": "gumbel"}, "simvq"),
-        ({"kind": "fsq", "codebook_size": 1024, "levels": [8, 5, 5, 5]}, "which is 1000: set codebook_size=1000"),
-        ({"kind": "fsq", "codebook_size": 1024}, "such as"),
+        ({"kind": "fsq", "codebook_size": 1024, "levels": [8, 5, 5, 5]}, "is 1000: set .*codebook_size=1000"),
+        ({"kind": "fsq", "codebook_size": 16}, "far from .* set tokenizer.quantizer.codebook_size=240"),
+        ({"kind": "fsq", "codebook_size": 2**20}, "far from .* set tokenizer.quantizer.codebook_size=64000"),
         ({"kind": "fsq", "codebook_size": 4, "levels": [2, 2]}, "at least 3"),
         ({"levels": [8, 8]}, "for fsq"),
-        ({"kind": "lfq", "codebook_size": 1000}, "power of two"),
-        ({"kind": "lfq", "codebook_size": 1024, "groups": 3}, "10 bits"),
+        ({"kind": "lfq", "codebook_size": 1000}, "power of two .*=512 or 1024"),
+        ({"kind": "bsq", "codebook_size": 1000, "groups": 2}, "power of two .*=256 or 1024"),
+        ({"kind": "bsq", "codebook_size": 5, "groups": 3}, "power of two .*=8$"),
+        (
+            {"kind": "lfq", "codebook_size": 1024, "groups": 3},
+            "10 bits .* set tokenizer.quantizer.groups=1 or 2 or 5 or 10",
+        ),
         ({"kind": "fsq", "codebook_size": 60, "levels": [5, 4, 3], "groups": 3}, "equal groups"),
         ({"groups": 2}, "have no sub-codes"),
         ({"decay": 1.0}, "decay"),
@@ -254,3 +260,25 @@ def test_two_processes_keep_one_codebook_and_one_entropy():
     done = run_two_processes("-m", "tests.vq.two_processes")
     for passed in ("one codebook", "one entropy", "skipped together"):
         assert passed in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "size", "levels"),
+    [
+        (128, 240, [8, 6, 5]),
+        (256, 240, [8, 6, 5]),
+        (512, 1000, [8, 5, 5, 5]),
+        (1024, 1000, [8, 5, 5, 5]),
+        (2048, 1000, [8, 5, 5, 5]),
+        (4096, 4375, [7, 5, 5, 5, 5]),
+        (16384, 15360, [8, 8, 8, 6, 5]),
+        (65536, 64000, [8, 8, 8, 5, 5, 5]),
+    ],
+)
+def test_fsq_without_levels_has_those_of_the_paper(asked, size, levels):
+    config = QuantizerConfig(kind="fsq", codebook_size=asked)
+    assert (config.codebook_size, config.levels) == (size, levels)
+    assert config == QuantizerConfig(kind="fsq", codebook_size=size, levels=levels)  # as it is stored and loaded
+    quantizer = build_quantizer(config)
+    assert quantizer.codebook_size == size
+    assert quantizer.decode(torch.tensor([[[size - 1]]])).shape == (1, len(levels), 1, 1)

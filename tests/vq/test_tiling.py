@@ -5,7 +5,7 @@ from torch import nn
 
 from common.errors import UserError
 from tests.vq.test_tokenizer import make
-from vq.tiling import decode_tiles, encode_tiles, spans
+from vq.tiling import count_tiles, decode_tiles, encode_tiles, spans
 
 
 @pytest.mark.parametrize(("length", "tile", "overlap"), [(10, 4, 1), (4, 4, 2), (9, 4, 8), (1, 4, 0)])
@@ -77,3 +77,13 @@ def test_a_tile_smaller_than_a_code_and_a_negative_overlap_are_refused():
         make().encode(torch.rand(1, 1, 16, 16), tile=2)
     with pytest.raises(UserError, match="overlap -1"):
         make().decode(torch.zeros(1, 4, 4, dtype=torch.int64), tile=16, overlap=-1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 64), (40, 400), (5, 17)])
+def test_every_tile_is_reported(height, width):
+    done = []
+    codes = torch.zeros(1, -(-height // 4), -(-width // 4), dtype=torch.int64)
+    enlarge = torch.nn.Upsample(scale_factor=4)
+    images = decode_tiles(lambda part: enlarge(part[:, None].float()), codes, 4, 19, 8, lambda: done.append(None))
+    encode_tiles(lambda part: part[:, 0, ::4, ::4].long(), images, 4, 19, 8, lambda: done.append(None))
+    assert len(done) == 2 * count_tiles(height, width, 4, 19)
