@@ -37,6 +37,7 @@ from benchmarks.hostile_files import noise, write_hostile_file
 from benchmarks.hostile_folders import hostile_folder
 from benchmarks.hostile_masks import hostile_mask
 from benchmarks.hostile_models import hostile_model
+from benchmarks.hostile_programs import run_program
 from common.errors import ArgumentParser, run_cli
 
 KILL_S = 60.0  # a process that takes this long is stopped
@@ -81,8 +82,6 @@ MAKERS: dict[str, Callable[[int, Path, Path], Case]] = {
 
 def run_here(case: Case, stderr: Path, result: Connection) -> None:
     """Run a case in this process; write what it printed to a file, and send how it ended."""
-    from benchmarks.hostile_programs import run_program  # noqa: PLC0415 - imported by the server that forks this process
-
     outcome = run_program(case.program, case.arguments)
     stderr.write_text(outcome.stderr, encoding="utf-8", errors="backslashreplace")
     result.send((outcome.code, outcome.seconds, outcome.peak_bytes))
