@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common.config import TrainConfig, stored_config
 from common.errors import UserError
 from common.model_dir import load_weights, model_directory, read_model, save_model
-from vq.autoencoder import ARCHITECTURES, Decoder, Encoder
+from vq.autoencoder import ARCHITECTURES, CONV_OUT_PADDINGS, ConvOutPadding, Decoder, Encoder
 from vq.discriminator import DiscriminatorConfig
 from vq.loss import LossConfig
 from vq.quantizer import Quantized, QuantizerConfig, build_quantizer
@@ -33,6 +33,8 @@ class TokenizerConfig:
     multipliers: list[int] = field(default_factory=lambda: [1, 2, 4])
     blocks: int = 2  # residual blocks in each level; taming and amused have one more in the decoder
     latent_channels: int = 0  # taming, amused: between the 3 x 3 and the 1 x 1 convolutions; 0: those of a code
+    # replicate | zeros: what the decoder's last convolution reads outside the image; zeros makes white corners grey
+    conv_out_padding: str = "replicate"
     # save memory: keep the input of each level alone, and compute its activations a second time in the backward pass
     gradient_checkpointing: bool = False
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
@@ -44,6 +46,10 @@ class TokenizerConfig:
         if self.architecture not in ARCHITECTURES:
             raise ValueError(
                 f"tokenizer.architecture must be one of {', '.join(ARCHITECTURES)}, got '{self.architecture}'"
+            )
+        if self.conv_out_padding not in CONV_OUT_PADDINGS:
+            raise ValueError(
+                f"tokenizer.conv_out_padding must be {' or '.join(CONV_OUT_PADDINGS)}, got '{self.conv_out_padding}'"
             )
         if self.downsample < 2 or math.log2(self.downsample) % 1:
             raise ValueError(f"tokenizer.downsample must be 2, 4, 8, ..., got {self.downsample}")
@@ -68,8 +74,10 @@ class TokenizerConfig:
 
 # The keys of a TokenizerConfig that config.json stores: those that loading needs.
 ARCHITECTURE_KEYS = (
-    "architecture", "downsample", "width", "multipliers", "blocks", "latent_channels", "quantizer",
+    "architecture", "downsample", "width", "multipliers", "blocks", "latent_channels", "conv_out_padding", "quantizer",
 )  # fmt: skip
+# Keys that config.json of older models lacks, with the values that those models were trained with.
+VALUES_OF_OLDER_MODELS = {"conv_out_padding": "zeros"}
 
 
 @dataclass
@@ -127,7 +135,8 @@ class Tokenizer(nn.Module):
         architecture, dim = ARCHITECTURES[config.architecture], self.quantizer.dim
         latent_channels = config.latent_channels or dim
         self.encoder = Encoder(channels, widths, config.blocks, latent_channels, dim, architecture)
-        self.decoder = Decoder(channels, widths, config.blocks, latent_channels, dim, architecture)
+        padding = cast(ConvOutPadding, config.conv_out_padding)  # its __post_init__ has checked it
+        self.decoder = Decoder(channels, widths, config.blocks, latent_channels, dim, architecture, padding)
         self.encoder.recompute = self.decoder.recompute = config.gradient_checkpointing
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -232,7 +241,7 @@ class Tokenizer(nn.Module):
         """
         stored, state = read_model(directory)
         source = directory / "config.json"
-        config = stored_config(TokenizerConfig, stored, ARCHITECTURE_KEYS, source)
+        config = stored_config(TokenizerConfig, VALUES_OF_OLDER_MODELS | stored, ARCHITECTURE_KEYS, source)
         shape = stored_config(ImageShape, stored, ("image_size", "channels"), source)
         tokenizer = cls(config, shape.image_size, shape.channels)
         load_weights(tokenizer, state, directory)
