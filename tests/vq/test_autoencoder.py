@@ -62,9 +62,8 @@ def decoders_by_padding(architecture):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_padding_of_the_last_convolution_changes_the_outermost_pixels_alone(name):
     latents = torch.randn(2, 5, 4, 6)
-    zeros, replicate = (
-        decoders_by_padding(ARCHITECTURES[name])[padding](latents) for padding in ("zeros", "replicate")
-    )
+    decoders = decoders_by_padding(ARCHITECTURES[name])
+    zeros, replicate = decoders["zeros"](latents), decoders["replicate"](latents)
     torch.testing.assert_close(zeros[..., 1:-1, 1:-1], replicate[..., 1:-1, 1:-1])
     differs = ~torch.isclose(zeros, replicate, atol=1e-5).all(0).all(0)
     assert differs[[0, 0, -1, -1], [0, -1, 0, -1]].all()

@@ -151,12 +151,14 @@ def test_evaluation_and_export_use_the_ema_weights(tmp_path):
 
 
 def test_a_short_training_learns_white_corners(tmp_path):
+    torch.set_num_threads(1)  # layers this small are faster without a second thread
     stage = make(tmp_path, adversarial_weight=0.0)
     for step in range(60):
-        stage.step((boxes_on_white(16, seed=step), torch.zeros(16)), step)
+        stage.step((boxes_on_white(8, seed=step), torch.zeros(8)), step)
     images = boxes_on_white(64, seed=999)
     corners = stage.ema.module.eval().reconstruct(images)[:, 0, [0, 0, -1, -1], [0, -1, 0, -1]]
-    assert (1 - corners).mean() * 127.5 < 10  # grey levels; 25 where the last convolution pads with zeros
+    # By seed, 4 to 9 grey levels; 23 to 33 where the last convolution pads with zeros.
+    assert (1 - corners).mean() * 127.5 < 15
 
 
 @pytest.mark.parametrize("weight", ["lecam_weight", "r1_weight", "reconstruction_weight", "perceptual_weight"])
