@@ -6,7 +6,6 @@ The canvas is a transparent layer over the image. Its size is the image's, scale
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +174,7 @@ def read_canvas(url: object, size: tuple[int, int]) -> Image.Image | None:
     if not url:
         return None
     try:
-        with Image.open(io.BytesIO(_png_bytes(url)), formats=("PNG",)) as file:
+        with open_bounded(_png_bytes(url), ("PNG",)) as file:
             fits = file.size == canvas_size(size)
             mask = painted_mask(file.convert("RGBA")) if fits else None
     except Exception as error:  # a client may send anything

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import count, takewhile
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,6 +37,7 @@ from benchmarks.hostile_files import noise, write_hostile_file
 from benchmarks.hostile_folders import hostile_folder
 from benchmarks.hostile_masks import hostile_mask
 from benchmarks.hostile_models import hostile_model
+from benchmarks.hostile_programs import run_program
 from common.errors import ArgumentParser, run_cli
 
 KILL_S = 60.0  # a process that takes this long is stopped
@@ -80,8 +82,6 @@ MAKERS: dict[str, Callable[[int, Path, Path], Case]] = {
 
 def run_here(case: Case, stderr: Path, result: Connection) -> None:
     """Run a case in this process; write what it printed to a file, and send how it ended."""
-    from benchmarks.hostile_programs import run_program  # noqa: PLC0415 - imported by the server that forks this process
-
     outcome = run_program(case.program, case.arguments)
     stderr.write_text(outcome.stderr, encoding="utf-8", errors="backslashreplace")
     result.send((outcome.code, outcome.seconds, outcome.peak_bytes))
@@ -107,15 +107,21 @@ def run_in_process(case: Case, stderr: Path) -> Outcome:
 
 
 def attack(
-    model: Path, numbers: Iterable[int], kinds: Sequence[str], full: bool = False
+    model: Path, numbers: Iterable[int], kinds: Sequence[str], full: bool = False, patience: float = 1.0
 ) -> Iterator[tuple[str, Outcome, str]]:
-    """Kind, outcome and broken rule ("" for none) of each hostile input; `full`: with whole tracebacks."""
+    """Kind, outcome and broken rule ("" for none) of each hostile input.
+
+    Args:
+        full: whether a broken rule is given with the whole traceback.
+        patience: factor of the limits of time, for machines with other work.
+    """
     for index in numbers:
         kind = kinds[index % len(kinds)]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "inputs"
             folder.mkdir()
             case = MAKERS[kind](index // len(kinds), model, folder)
+            case = replace(case, limit_s=patience * case.limit_s)
             before = snapshot(folder)
             outcome = run_in_process(case, Path(name) / "stderr.txt")
             broken = broken_rule(case, outcome, folder, before)

@@ -35,6 +35,8 @@ BOXES = (
 )
 # Commands that end only when they are stopped.
 ENDLESS = ("app",)
+ALWAYS = ("out", "model", "n", "num_inference_steps")  # options that are mostly given, because defaults take long
+OUTPUTS = ("out", "trajectory")
 
 
 def prepare(folder: Path) -> None:
@@ -73,17 +75,20 @@ def hostile_command(rng: Random, model: Path, folder: Path) -> Case:
     name = rng.choice(sorted(commands()))
     program, parser = commands()[name]
     actions = [action for action in parser._actions if action.option_strings and action.dest != "help"]
-    always = [action for action in actions if action.required or action.dest in ("out", "model", "steps")]
+    always = [action for action in actions if action.required or action.dest in ALWAYS]
     others = [action for action in actions if action not in always]
-    chosen = [*always, *rng.sample(others, min(len(others), rng.randint(0, 4)))]
+    chosen = [*always, *rng.sample(others, min(len(others), rng.choice((0, 0, 1, 1, 2, 4))))]
     good, out = good_values(model, folder, name), None
+    outputs: set[Path] = set()
+    inputs: set[Path] = set()
     arguments = [] if name == "evaluate" else [name]
     for action in chosen:
         wanted = good.get(action.dest)
-        right = wanted is not None and rng.random() < 0.85
+        right = wanted is not None and rng.random() < 0.93
         values = [wanted] if right and wanted else hostile_values(rng, action, folder)
-        if rng.random() < 0.03:
+        if rng.random() < 0.03 and action.dest not in ALWAYS:
             continue
+        (outputs if action.dest in OUTPUTS else inputs).update(map(Path, values))
         if action.dest == "out" and right:
             out = folder / Path(values[0]).name
         arguments += [rng.choice(action.option_strings), *values]
@@ -91,7 +96,9 @@ def hostile_command(rng: Random, model: Path, folder: Path) -> Case:
         arguments.append(rng.choice(("--widht=3", "extra", "--", "-x", "--help=1")))
     if "--images-dir" in arguments:  # a billion images in a folder are a long run, not a mistake
         arguments = ["5" if text == "1000000000" else text for text in arguments]
-    return Case(f"{name} {' '.join(arguments)[:200]!r}", program, arguments, out if name != "samplers" else None)
+    return Case(
+        f"{name} {' '.join(arguments)[:200]!r}", program, arguments, out, replaceable=frozenset(outputs - inputs)
+    )
 
 
 def good_values(model: Path, folder: Path, name: str) -> dict[str, str]:

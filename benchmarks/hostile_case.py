@@ -29,6 +29,7 @@ class Case:
         out: a file that exists afterwards where the process ended with 0, and nowhere else; None: it writes none.
         check: the further rule that a process broke that ended with 0; "" for none.
         limit_s: seconds that it may take.
+        replaceable: files that it may replace, because they are outputs and no inputs.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Case:
     out: Path | None = None
     check: Callable[[], str] = nothing_more
     limit_s: float = LIMIT_S
+    replaceable: frozenset[Path] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ def _of_files(case: Case, outcome: Outcome, folder: Path, before: dict[Path, str
     if left := [path.name for pattern in PARTIAL for path in folder.rglob(pattern) if path not in before]:
         return f"left {left[0]}"
     after = snapshot(folder)
-    if changed := [path for path, digest in before.items() if after.get(path) != digest]:
+    if changed := [
+        path for path, digest in before.items() if path not in case.replaceable and after.get(path) != digest
+    ]:
         return f"changed its input {changed[0]}"
     if case.out is None or case.out in before or case.out.exists() == (outcome.code == 0):
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -51,9 +52,9 @@ class FolderWriter:
         suffix = self.rng.choice(SUFFIXES)
         image.save(folder / f"{stem}{suffix}", format=None if suffix != ".JPEG" else "JPEG")
 
-    def classes(self, root: Path) -> None:
+    def classes(self, root: Path, names: Sequence[str]) -> None:
         """Folders of classes in `root`, some of them empty, nested or a link."""
-        for name in self.rng.sample(CLASSES, self.rng.randint(1, 4)):
+        for name in names:
             folder = root / name
             if self.rng.random() < 0.1:
                 folder = root.parent / f".target{len(self.truth)}" / name
@@ -62,7 +63,7 @@ class FolderWriter:
                 if not (root / name).exists():
                     (root / name).symlink_to(folder)
             inner = folder / "deeper" if self.rng.random() < 0.1 else folder
-            for index in range(self.rng.randint(0, 6)):
+            for index in range(self.rng.randint(0, 9)):
                 self.image(inner, f"{self.rng.choice(('', 'a ', '-', 'b#'))}{index}", name)
 
     def junk(self, root: Path) -> None:
@@ -87,15 +88,18 @@ def write_folder(rng: Random, root: Path) -> dict[int, str | None]:
     """Write a data folder; which grey level stands for which class."""
     writer = FolderWriter(rng)
     root.mkdir()
+    names = rng.sample(CLASSES, rng.randint(1, 4))
     layout = rng.choice(("classes", "classes", "flat", "splits", "splits", "train alone", "empty"))
     if layout == "flat":
         for index in range(rng.randint(1, 9)):
             writer.image(root, str(index), "")
     elif layout == "classes":
-        writer.classes(root)
+        writer.classes(root, names)
     elif layout != "empty":
         for split in rng.choice(SPLITS) if layout == "splits" else ("train",):
-            writer.classes(root / split)
+            writer.classes(root / split, names)
+            names = names[rng.choice((0, 0, 0, 1)) :]  # the validation split may lack a class
+            names += rng.sample(CLASSES, 1) if rng.random() < 0.1 else []  # or have one of its own
     writer.junk(root)
     return writer.truth
 

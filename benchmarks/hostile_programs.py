@@ -20,7 +20,9 @@ from common import export
 from common.config import load_config
 from common.errors import UserError, run_cli
 from diffusion.pipeline import ImageGenerator
-from images.dataset import DataConfig, ImageData, load_images
+from images.dataset import DataConfig, ImageData
+from images.folder import class_name
+from images.sources import load_images
 from training.run import RunConfig
 
 LEVEL_TOLERANCE = 4  # of a grey level after JPEG's rounding
@@ -60,14 +62,16 @@ def read_labels(arguments: Sequence[str]) -> None:
     for split, images in (("train", train_images), ("val", _other_split(config))):
         if not isinstance(images, ImageData):
             continue
+        if images.class_names != train_images.class_names:
+            raise AssertionError(f"{split} has the classes {images.class_names}, not {train_images.class_names}")
         for pixels, label in zip(images.pixels.float().mean((1, 2, 3)).tolist(), images.labels.tolist(), strict=True):
             level = min(names, key=lambda known: abs(known - pixels))
             if abs(level - pixels) > LEVEL_TOLERANCE:
                 raise AssertionError(f"an image of level {pixels} is none of the folder's: {sorted(names)}")
             if names[level] is None:
                 raise AssertionError(f"{split} holds an image of a hidden file or folder, of level {level}")
-            if label >= 0 and train_images.class_names[label] != names[level]:
-                raise AssertionError(f"{split}: '{names[level]}' is labelled '{train_images.class_names[label]}'")
+            if label >= 0 and images.class_names[label] != class_name(names[level]):
+                raise AssertionError(f"{split}: '{names[level]}' is labelled '{images.class_names[label]}'")
 
 
 def _other_split(config: DataConfig) -> object:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 # Unicode categories that a terminal acts on, or that hide or reorder text: control and format characters, line and
 # paragraph separators, and the surrogates that stand for undecodable bytes of file names.
 ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+MAX_LINE = 2000  # characters of an error: one may quote a value of any length
 JOINERS = "\u200c\u200d"  # format characters that scripts and emoji need
 
 
@@ -102,7 +103,7 @@ class ArgumentParser(argparse.ArgumentParser):
         if choice:
             nearest = difflib.get_close_matches(choice[1], re.findall(r"[^\s',]+", choice[2]), n=1, cutoff=0.0)
             message += f"; the nearest one is '{nearest[0]}'"
-        print(f"error: {printable(message)} (see '{self.prog} --help')", file=sys.stderr)
+        print(f"error: {printable(shorten(message, MAX_LINE))} (see '{self.prog} --help')", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -119,7 +120,7 @@ def run_cli(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
     try:
         main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print("error: " + printable(" ".join(str(error).split())), file=sys.stderr)
+        print("error: " + printable(shorten(str(error), MAX_LINE)), file=sys.stderr)
         return 2
     except OSError as error:
         if error.filename is None:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.errors import UserError
+from diffusion.keywords import check_sampling_keywords
 from diffusion.labels import Classes, ClassLabels
 from diffusion.noise import time_of_noised_fraction
 from diffusion.preview import nearest_known_codes
@@ -90,6 +91,11 @@ class CodeGenerator:
         """
         classes = len(self.class_names)
         return make_request(n, labels, classes, output_type, options, make_settings or self.settings)
+
+    def check_keywords(self, method: Callable[..., object], options: Mapping[str, RequestOption]) -> None:
+        """Raise UserError for a keyword among `options` that `method` of this generator does not have."""
+        base = options.get("settings")
+        check_sampling_keywords(method, options, type(base if isinstance(base, SamplingSettings) else self.defaults))
 
     def sample_codes(
         self,

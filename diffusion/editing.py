@@ -16,7 +16,6 @@ from torch import Tensor
 
 from common.errors import UserError
 from diffusion.code_generator import CodeGenerator
-from diffusion.keywords import check_sampling_keywords
 from diffusion.labels import ClassLabels
 from diffusion.request import MAX_CODES, Conditioning, Request, RequestOption, whole_number
 from diffusion.settings import SamplingSettings
@@ -141,7 +140,7 @@ class ImageEditing(CodeGenerator):
             >>> [variant.size for variant in generator.inpaint(digit, boxes=[(0, 16, 32, 32)], n=2)]
             [(32, 32), (32, 32)]
         """
-        check_sampling_keywords(self.inpaint, options)
+        self.check_keywords(self.inpaint, options)
         labels = self.classes.editing_numbers(class_labels)
         return self._inpaint(n, labels, image, mask_image, output_type, options, boxes, margin, feather, fit)
 
@@ -213,7 +212,7 @@ class ImageEditing(CodeGenerator):
             >>> generator.outpaint(digit, left=8, right=24)[0].size
             (64, 32)
         """
-        check_sampling_keywords(self.outpaint, options)
+        self.check_keywords(self.outpaint, options)
         labels = self.classes.editing_numbers(class_labels)
         request = self.request(n, labels, output_type, options, self.inpainting_settings)
         canvas, mask = extend_canvas(as_pil(image), left, top, right, bottom)

@@ -13,7 +13,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.model_dir import model_directory
 from diffusion.code_generator import BATCH_SIZE
-from diffusion.keywords import check_keywords, check_sampling_keywords
+from diffusion.keywords import check_keywords
 from diffusion.labels import ClassLabels
 from diffusion.prior import Prior
 from diffusion.request import RequestOption, whole_number
@@ -152,7 +152,7 @@ class ImageGenerator(ImageVariation):
             >>> generator.generate(n=2, class_labels=["3", "8"], output_type="np").shape
             (2, 32, 32, 1)
         """
-        check_sampling_keywords(self.generate, options)
+        self.check_keywords(self.generate, options)
         labels = self.classes.numbers(class_labels)
         return self._generate(n, labels, height, width, batch_size, output_type, options)
 
@@ -214,7 +214,7 @@ class ImageGenerator(ImageVariation):
             >>> len(output.images)
             2
         """
-        check_sampling_keywords(self.__call__, options)
+        self.check_keywords(self.__call__, options)
         if image is None and mask_image is not None:
             raise UserError("mask_image needs an image: give image=, or leave the mask out")
         if n is not None and num_images_per_prompt != 1:

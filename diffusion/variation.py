@@ -14,7 +14,6 @@ from torch import Tensor
 
 from common.errors import UserError
 from diffusion.editing import ImageEditing, Images, grid_of
-from diffusion.keywords import check_sampling_keywords
 from diffusion.labels import ClassLabels
 from diffusion.progress import part_of
 from diffusion.request import (
@@ -78,7 +77,7 @@ class ImageVariation(ImageEditing):
         """
         if not 0 < strength <= 1:
             raise UserError(f"strength must lie in (0, 1], got {strength}: near 0 changes little, 1 keeps nothing")
-        check_sampling_keywords(self.vary, options)
+        self.check_keywords(self.vary, options)
         labels = self.classes.editing_numbers(class_labels)
         request = _shortened(self.request(n, labels, output_type, options), strength)
         pixels = as_pil(image)
@@ -134,7 +133,7 @@ class ImageVariation(ImageEditing):
             >>> len(generator.morph(first, last, n=5))
             5
         """
-        check_sampling_keywords(self.morph, options)
+        self.check_keywords(self.morph, options)
         frames = list(self.morph_frames(image, other, n, strength, class_labels, options, output_type))
         return to_output(frames, output_type)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from common.errors import print_note
 from common.features import EfficientNetFeatures
 from common.model_dir import GENERATION_FILE
+from diffusion.call_bar import CallBar
 from diffusion.settings import SamplingSettings
 from evaluation.decode import decode_pixels
 from evaluation.frechet import distance_with_bar, frechet_part
@@ -60,18 +60,15 @@ def score_samples(
     """
     labels = list(range(len(generator.class_names))) or [generator.classes.no_class]
     features, calls = [], []
-    steps = settings.num_inference_steps
-    with tqdm(total=count * steps, desc=f"sample {count} images", unit="step") as bar:
-        progress = SamplingProgress(bar, steps)
+    with CallBar(f"sample {count} images") as bar:
         request = generator.request(
-            count, labels, "pil", {"seed": seed, "settings": settings, "callback_on_step_end": progress.step}
+            count, labels, "pil", {"seed": seed, "settings": settings, "progress": bar.next_request()}
         )
         for batch in generator.sample_batches(request, batch_size=BATCH_SIZE):
             with torch.no_grad():
                 images = from_8_bits(decode_pixels(generator.tokenizer, batch.codes))
                 features.append(extractor(images).cpu())
             calls.append(batch.network_calls.double())
-            progress.finish(len(batch.codes))
     distance = distance_with_bar(torch.cat(features), reference_features, extractor.name)
     return (
         frechet_part(distance, extractor.name, count, reference, len(reference_features))
@@ -79,28 +76,3 @@ def score_samples(
         | {"network_calls": torch.cat(calls).mean().item(), "seed": seed}
         | asdict(settings)
     )
-
-
-class SamplingProgress:
-    """Moves a bar over the sampling steps of all samples, so that it moves within a batch too.
-
-    Args:
-        bar: its total is the number of samples times `steps`.
-        steps: sampling steps of each sample; some samplers need fewer.
-    """
-
-    def __init__(self, bar: tqdm[NoReturn], steps: int) -> None:
-        self.bar, self.steps, self.finished = bar, steps, 0
-
-    def step(self, generator: ImageGenerator, step: int, time: float, state: Mapping[str, Tensor]) -> None:
-        """Count one step of a batch: a `callback_on_step_end`."""
-        del generator, time
-        self._move_to(self.finished * self.steps + len(state["codes"]) * (step + 1))
-
-    def finish(self, samples: int) -> None:
-        """Count all steps of a batch of `samples`."""
-        self.finished += samples
-        self._move_to(self.finished * self.steps)
-
-    def _move_to(self, position: int) -> None:
-        self.bar.update(position - self.bar.n)

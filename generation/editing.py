@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from common.errors import print_note, printable
+from diffusion.call_bar import CallBar
 from diffusion.code_generator import BATCH_SIZE
 from diffusion.pipeline import ImageGenerator
 from diffusion.progress import ProgressCallback
@@ -16,7 +17,6 @@ from diffusion.request import RequestOption
 from diffusion.settings import SamplingSettings, given_settings
 from generation.labels import label_names, labels_text, print_label_notes
 from generation.output import check_outputs, image_metadata, most_shown, print_settings, save_each, write_strip
-from generation.progress import CallBar
 from images.io import read_image, save_gif
 from images.mask import image_mask, mask_notes
 

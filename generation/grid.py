@@ -19,13 +19,13 @@ from torch import Tensor
 from common.errors import UserError, print_note, printable
 from common.files import write_text
 from common.model_dir import PARTS, model_directory
+from diffusion.call_bar import CallBar
 from diffusion.dataset import codes_key
 from diffusion.pipeline import ImageGenerator
 from diffusion.request import MAX_CODES, SampledCodes
 from diffusion.settings import given_settings
 from generation.labels import labels_text, print_label_notes
 from generation.output import check_overwrites, image_metadata, numbered, print_settings
-from generation.progress import CallBar
 from images.grid import image_grid
 from images.io import check_writable, read_image, save_gif, save_png
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
+from common.errors import print_note
 from diffusion.labels import NO_CLASS_WORD, RANDOM_CLASS, RANDOM_WORD
 from diffusion.pipeline import ImageGenerator
 from diffusion.settings import SamplingSettings
@@ -29,18 +29,14 @@ def print_label_notes(
 ) -> None:
     """Say on stderr what was decided about labels, where the user did not say it."""
     for word in {NO_CLASS_WORD, RANDOM_WORD} & set(args.label or []) & set(generator.class_names):
-        _note(f"--label {word} is the class of that name")
+        print_note(f"--label {word} is the class of that name")
     if args.label is None and args.command != "grid" and RANDOM_CLASS in numbers:
         count = 1 if args.command == "morph" else args.n  # all images of a morph share one sample's label
         names = label_names(generator, numbers, args.seed, 0, min(count, NAMED))
         more = ", ..." if count > NAMED else ""
-        _note(
+        print_note(
             "this model was trained without label dropout and needs a class; random ones were taken: "
             f"{', '.join(names)}{more}; --label chooses"
         )
     if generator.class_names and settings.guidance_scale != 1 and set(numbers) == {generator.classes.no_class}:
-        _note("guidance acts towards a class, and changes nothing without one: give --label")
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr)
+        print_note("guidance acts towards a class, and changes nothing without one: give --label")

@@ -39,12 +39,14 @@ class CountedFile(io.BufferedReader):
         bytes: how many bytes may still be read; None for any number.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, source: Path | bytes) -> None:
         try:
-            super().__init__(io.FileIO(path))
+            super().__init__(io.BytesIO(source) if isinstance(source, bytes) else io.FileIO(source))
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error
-        self.path, self.size = path, os.fstat(self.fileno()).st_size
+            raise UserError(f"cannot read {source!s}: {error.strerror}; check its permissions") from error
+        self.label = "the image" if isinstance(source, bytes) else str(source)
+        self.size = self.seek(0, os.SEEK_END)
+        self.seek(0)
         if self.size > MAX_FILE_BYTES:
             self.refuse(f"has {self.size >> 20} MiB, more than {MAX_FILE_BYTES >> 20}")
         self.reads = HEADER_READS
@@ -67,23 +69,25 @@ class CountedFile(io.BufferedReader):
 
     def refuse(self, what: str) -> None:
         """Raise the UserError that says `what` the file has."""
-        raise UserError(f"{self.path} {what}: save it again as PNG, without comments and other metadata")
+        raise UserError(f"{self.label} {what}: save it again as PNG, without comments and other metadata")
 
 
 @contextmanager
-def open_bounded(path: Path, formats: Sequence[str]) -> Iterator[ImageFile.ImageFile]:
+def open_bounded(source: Path | bytes, formats: Sequence[str]) -> Iterator[ImageFile.ImageFile]:
     """The opened image of a file, of which only the header is read; its pixels can be loaded within the limits.
 
     Args:
+        source: the file, or what it holds.
         formats: those of Pillow that are tried.
 
     Raises:
-        UserError: the path names no file, the file is too large, or its header is longer or in more parts than an image
+        UserError: a path that names no file, the file is too large, or its header is longer or in more parts than an image
             needs. A later `load` raises it for pixels in too many parts.
         OSError, SyntaxError, ValueError and others: Pillow's errors for damaged files.
     """
-    check_file(path)
-    with CountedFile(path) as file:
+    if isinstance(source, Path):
+        check_file(source)
+    with CountedFile(source) as file:
         if count_strips(file) > MAX_STRIPS:
             file.refuse(f"has more than {MAX_STRIPS} strips")
         file.seek(0)
@@ -133,7 +137,7 @@ def check_slow(image: ImageFile.ImageFile, file: CountedFile) -> None:
     pixels = image.width * image.height
     if pixels > SLOW_PIXELS:
         raise UserError(
-            f"{file.path} is {image.width} x {image.height} pixels in a form that is slow to read: save it again as PNG"
+            f"{file.label} is {image.width} x {image.height} pixels in a form that is slow to read: save it again as PNG"
         )
     file.reads += SLOW_READS * pixels
     if image.tile[0][0] == "ppm_plain":

@@ -71,7 +71,7 @@ def mask_doubt(mask_image: Image.Image) -> str:
     grey = np.asarray(to_model_mode(mask_image, 1, under="black"))
     if transparent.any() and (grey[~transparent] >= 128).all():
         return (
-            f"the mask is white or transparent ({transparent.mean():.3g} of it is transparent): its white pixels are repainted "
+            f"the mask is white or transparent ({100 * transparent.mean():.3g}% of it): its white pixels are repainted "
             "and its transparent ones kept; to repaint the transparent ones, make them white and the others black"
         )
     between = np.isin(grey, GREY).mean()

@@ -71,7 +71,7 @@ def test_commands(tmp_path, monkeypatch):
             out = arguments.index("--out") + 1
         assert run_cli(PROGRAMS[program], arguments) == 0, (program, arguments)
         assert "--out" not in arguments or Path(arguments[out]).stat().st_size > 100
-    assert served == [{"host": "127.0.0.1", "port": 7860}]
+    assert served == [{"host": "127.0.0.1", "port": 7860, "allowed": []}]
     assert (tmp_path / "exported/mnist/prior/generation.json").is_file()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from accelerate.utils import set_seed
 from torch import Tensor
 
 from common.config import TrainConfig, load_config, to_yaml
-from common.errors import UserError, printable
+from common.errors import UserError, print_note, printable
 from common.files import expand_user, write_text
 from diffusion.dataset import EncodedImages, codes_key, encode_images
 from diffusion.prior import PriorConfig
@@ -137,7 +136,9 @@ def encode_splits(config: RunConfig, accelerator: Accelerator) -> EncodedSplits:
     check_images(tokenizer, config.data, folder)
     differing = differing_settings(tokenizer.config, config.tokenizer)
     if differing:
-        print_note(accelerator, f"the values of {folder} are used, not those of the configuration: {differing}")
+        accelerator.on_main_process(print_note)(
+            f"the values of {folder} are used, not those of the configuration: {differing}"
+        )
     source = show_source(config.data, accelerator)
     check_classes(folder, source.class_names, config.data)
 
@@ -164,7 +165,7 @@ def show_source(config: DataConfig, accelerator: Accelerator) -> Source:
     source = open_source(config)
     accelerator.print("\n  ".join(printable(line) for line in source.summary()))
     for note in source.notes:
-        print_note(accelerator, note)
+        accelerator.on_main_process(print_note)(note)
     return source
 
 
@@ -174,11 +175,6 @@ def load_splits(source: Source, accelerator: Accelerator) -> tuple[Images, Image
     for line in decoded_lines(train, val):
         accelerator.print(f"  {printable(line)}")
     return train, val
-
-
-def print_note(accelerator: Accelerator, note: str) -> None:
-    """Print `note` on stderr, once for all processes."""
-    accelerator.print(f"note: {printable(note)}", file=sys.stderr)
 
 
 def build_accelerator(train: TrainConfig, output_dir: Path) -> Accelerator:

@@ -14,6 +14,7 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the page's tests need gradio: pip install -e '.[app]'")
 import app
+import sample
 from app.data_url import data_url
 from app.server import serve, served, stopped_by_signals
 from app.storage import PREFIX
@@ -185,3 +186,28 @@ def test_sigterm_deletes_uploads_and_results(tmp_path):
         assert server.wait(30) == 0
         assert "Traceback" not in server.stderr.read()
     assert not folder.exists()
+
+
+def test_the_command_line_reaches_the_server(monkeypatch):
+    served_with = {}
+    monkeypatch.setattr("app.server.serve", lambda generator, **options: served_with.update(options))
+    monkeypatch.setattr("diffusion.pipeline.ImageGenerator.from_pretrained", lambda *_: FakeGenerator())
+    names = ["--allow-host", "studio.example", "--allow-host", "localhost:8000"]
+    sample.main(["app", "--model", "any", "--host", "::1", "--port", "7000", *names])
+    assert served_with == {"host": "::1", "port": 7000, "allowed": ["studio.example", "localhost:8000"]}
+
+
+def test_a_host_that_is_none_is_refused_before_anything_is_served(generator):
+    with pytest.raises(UserError, match="--allow-host takes a name"):
+        serve(generator, port=free_port(), allowed=["http://a.example"])
+
+
+def test_addresses_of_ipv6_can_be_opened(generator):
+    for host in ("::", "::1"):
+        try:
+            with closing(socket.socket(socket.AF_INET6)) as one:
+                one.bind((host, 0))
+        except OSError:
+            pytest.skip("no IPv6 on this machine")
+        with served(generator, host=host, port=free_port()) as url:
+            assert Client(url).jobs, host

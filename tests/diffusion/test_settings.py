@@ -155,19 +155,20 @@ def test_a_field_more_is_a_keyword_more(generator):
     """The tests' model with settings of a subclass; only the tokenizer and the prior are taken from `generator`."""
     own = ImageGenerator(generator.tokenizer, generator.prior, defaults=MoreSettings(num_inference_steps=2))
     assert own.settings(sharpness=0.9) == MoreSettings(num_inference_steps=2, sharpness=0.9)
-    assert own.request(1, None, "pil", {"palette": "cold"}).settings.palette == "cold"
+    assert own.request(1, [0], "pil", {"palette": "cold"}).settings.palette == "cold"
     assert len(own.generate(1, sharpness=0.1)) == 1
     with pytest.raises(UserError, match="sharpness must be at least 0"):
         own.generate(1, sharpness=-1)
     with pytest.raises(UserError, match="nearest one is 'sharpness'"):
         own.generate(1, sharpnes=1)
-    with pytest.raises(UserError, match="unknown sampling option 'sharpness'"):
+    with pytest.raises(UserError, match="generate has no keyword 'sharpness'"):
         generator.generate(1, sharpness=0.1)
 
 
 def test_a_field_more_stands_in_the_metadata_of_images():
-    args = Namespace(model=Path("runs/mnist"), command="grid", seed=3, label=None)
-    about = image_metadata(args, MoreSettings(sharpness=0.9, mirrored=True))
+    args = Namespace(model=Path("runs/mnist"), command="grid", seed=3)
+    about = image_metadata(args, MoreSettings(sharpness=0.9, mirrored=True), "cat")
     assert about["sharpness"] == "0.9"
     assert about["mirrored"] == "True"
     assert about["seed"] == "3"
+    assert about["label"] == "cat"

@@ -2,13 +2,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tqdm import tqdm
 
 from common.errors import UserError
 from common.metrics import frechet_distance
+from diffusion.labels import Classes
 from diffusion.settings import SamplingSettings
 from evaluation import samples
-from evaluation.samples import SamplingProgress, choose_settings, score_samples
+from evaluation.samples import choose_settings, score_samples
 
 
 class FakeGenerator:
@@ -16,6 +16,7 @@ class FakeGenerator:
 
     def __init__(self, class_names=("cat", "dog"), guided=True, defaults=None):
         self.class_names, self.guided = list(class_names), guided
+        self.classes = Classes(self.class_names, guided)
         self.defaults = defaults or SamplingSettings()
         self.calls = []
         self.tokenizer = SimpleNamespace(decode=lambda codes: codes[:, None].float() / 100)
@@ -27,12 +28,11 @@ class FakeGenerator:
         return SimpleNamespace(n=n, labels=labels, **options)
 
     def sample_batches(self, request, batch_size):
-        """Two steps a batch, fewer than the settings'."""
+        """Reports a network call for each sample."""
         self.calls.append(request)
         for first in range(0, request.n, batch_size):
             codes = torch.arange(first, min(first + batch_size, request.n))[:, None, None].expand(-1, 2, 2)
-            for step in range(2):
-                request.callback_on_step_end(self, step, 0.5, {"codes": codes})
+            request.progress(min(first + batch_size, request.n), request.n)
             yield SimpleNamespace(codes=codes, network_calls=torch.full((len(codes),), 2 + (first > 0)))
 
 
@@ -74,7 +74,7 @@ def test_samples_are_scored_in_batches_over_all_classes(monkeypatch, capsys):
     report = score_samples(generator, settings, 10, 3, FakeExtractor(), "folder", reference)
     (request,) = generator.calls
     assert (request.n, request.labels, request.settings, request.seed) == (10, [0, 1], settings, 3)
-    assert "50/50" in capsys.readouterr().err  # 5 steps of 10 samples
+    assert "10/10" in capsys.readouterr().err
     levels = ((torch.arange(10) / 100 + 1) * 127.5).round() / 127.5 - 1  # at 8 bits
     wanted = frechet_distance(levels[:, None].expand(-1, 3), reference)
     assert report["frechet_distance"] == pytest.approx(wanted, abs=1e-6)
@@ -89,21 +89,8 @@ def test_samples_are_scored_in_batches_over_all_classes(monkeypatch, capsys):
 def test_a_model_without_classes_is_sampled_without_labels():
     generator = FakeGenerator(class_names=())
     report = score_samples(generator, SamplingSettings(), 2, 0, FakeExtractor(), "folder", torch.rand(3, 3))
-    assert generator.calls[0].labels is None
+    assert generator.calls[0].labels == [0]
     assert report["classes"] == "none"
-
-
-def test_the_bar_moves_with_every_step_of_a_batch():
-    bar = tqdm(total=10 * 4)
-    progress, codes = SamplingProgress(bar, 4), {"codes": torch.zeros(5, 2, 2)}
-    positions = []
-    for _ in range(2):
-        for step in range(3):
-            progress.step(None, step, 0.5, codes)
-            positions.append(bar.n)
-        progress.finish(5)
-        positions.append(bar.n)
-    assert positions == [5, 10, 15, 20, 25, 30, 35, 40]
 
 
 def test_samples_that_are_not_finite_are_refused():

@@ -14,30 +14,30 @@ RANDOM = st.randoms(use_true_random=False)  # hypothesis shortens their choices 
 
 
 @given(random=RANDOM)
-@examples(80)
+@examples(240)
 def test_command_lines(tiny_run, random):
     check(hostile_command, random, tiny_run)
 
 
 @given(number=st.integers(0, 10**6))
-@examples(60)
+@examples(150)
 def test_model_folders(tiny_run, number):
     check(hostile_model, number, tiny_run)
 
 
 @given(random=RANDOM)
-@examples(60)
+@examples(150)
 def test_data_folders(tiny_run, random):
     check(hostile_folder, random, tiny_run)
 
 
 @given(random=RANDOM)
-@examples(60)
+@examples(150)
 def test_masks(tiny_run, random):
     check(hostile_mask, random, tiny_run)
 
 
 @given(random=RANDOM)
-@examples(100)
+@examples(200)
 def test_configurations(tiny_run, random):
     check(hostile_config, random, tiny_run)

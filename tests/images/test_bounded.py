@@ -188,6 +188,16 @@ def test_the_header_alone_gives_the_size(tmp_path):
         assert image.size == (8, 8)
 
 
+def test_the_content_of_a_file_has_the_same_limits():
+    with open_bounded(encoded("PNG"), FORMATS) as image:
+        assert image.convert("RGB").size == (8, 8)
+    with (
+        pytest.raises(UserError, match="the image has too many parts"),
+        open_bounded(HOSTILE["png of texts"](), FORMATS),
+    ):
+        pass
+
+
 def test_exif_of_usual_length_is_read(tmp_path):
     found = Image.Exif()
     found[274], found[270] = 6, "x" * (EXIF_BYTES - 200)

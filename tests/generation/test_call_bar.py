@@ -8,7 +8,7 @@ from PIL import Image
 
 import sample
 from common.errors import run_cli
-from generation.progress import CallBar
+from diffusion.call_bar import CallBar
 
 COMMANDS = {
     "grid": (["--n", "3", "--batch-size", "2"], 8),  # two batches of 4 steps

@@ -1,4 +1,4 @@
-"""The progress bar of the commands that sample: network calls done, network calls in all, time left."""
+"""CallBar: a progress bar for requests that are sampled: network calls done, network calls in all, time left."""
 
 from __future__ import annotations
 
