@@ -128,19 +128,25 @@ def test_requests_leave_only_uploads_and_results(client):
 def test_uploads_and_results_never_fill_the_disk():
     with served(FakeGenerator(), port=free_port(), limits=Limits(files=5)) as url:
         client = Client(url)
-        for i in range(8):
-            uploaded = client.upload(f"{i}.png", encoded(Image.new("RGB", (64, 64), (i, 0, 0))))
+        uploaded = [client.upload(f"{i}.png", encoded(Image.new("RGB", (64, 64), (i, 0, 0)))) for i in range(8)]
+        folder = Path(uploaded[0]["path"]).parents[1]
+        wait_for_files(folder, 5)
+        for _ in range(2):
             client.ask(Client.GRID, {"number": 1})
-        folder = Path(uploaded["path"]).parents[1]
-        for _ in range(50):  # the files are deleted just after the answer
-            found = [path for path in folder.rglob("*") if path.is_file()]
-            if len(found) <= 5:
-                break
-            time.sleep(0.1)
-        assert len(found) <= 5
-        assert "64 x 64" in client.ask(Client.OPEN, {"picture": uploaded}), "the newest ones are kept"
-        first = client.ask(Client.OPEN, {"picture": uploaded | {"path": str(folder / "0" / "0.png")}})
-        assert "pixels" not in first
+        wait_for_files(folder, 5)
+        assert "64 x 64" in client.ask(Client.OPEN, {"picture": uploaded[-1]}), "the newest ones are kept"
+        assert "no longer on the server" in client.ask(Client.OPEN, {"picture": uploaded[0]})
+
+
+def wait_for_files(folder: Path, most: int) -> None:
+    """Wait until there are at most so many files: the oldest are deleted just after an answer."""
+    found = []
+    for _ in range(50):
+        found = [path for path in folder.rglob("*") if path.is_file()]
+        if len(found) <= most:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{len(found)} files")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
