@@ -41,7 +41,7 @@ def add_edit_tab(service: GenerationService, page: gr.Blocks) -> None:
             label="Results", columns=2, height="auto", object_fit="contain", interactive=False, format="png",
             buttons=["download_all", "download", "fullscreen"], elem_id="variants", elem_classes="pixels",
         )  # fmt: skip
-        use = gr.Button("Use the chosen result as the image", elem_id="use")
+        use = gr.Button("Use as the image", elem_id="use")
         controls = add_options(generator, limits, label, "", editing=True)
     connect_image(panel, status, limits)
     outputs = [status, previews, results, controls.seed]

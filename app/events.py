@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import gradio as gr
 
-from app.service import Update
+from app.service import StoppedError, Update
 from app.status import REFUSED, WAITING, note, previews_html, problem, problem_of
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -48,5 +49,7 @@ def on_page(updates: Iterator[Update], show: Callable[[list[str]], object]) -> I
                 gr.skip() if update.images is None else show(update.images),
                 gr.skip() if update.seed is None else update.seed,
             )
+    except (StoppedError, CancelledError):  # the server ends
+        return
     except Exception as error:
         yield problem_of(error), gr.skip(), gr.skip(), gr.skip()

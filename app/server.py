@@ -95,7 +95,8 @@ def served(
                     "docs_url": None, "redoc_url": None, "openapi_url": None,
                 },
             )  # fmt: skip
-            yield f"http://localhost:{port}/" if is_all_addresses(host) else str(page.local_url)
+            loopback = "[::1]" if ":" in host else "localhost"
+            yield f"http://{loopback}:{port}/" if is_all_addresses(host) else str(page.local_url)
         finally:
             service.close()
             page.close(verbose=False)

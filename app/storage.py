@@ -12,8 +12,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from app.uploads import Limits
+if TYPE_CHECKING:
+    from app.uploads import Limits
 
 try:
     import fcntl

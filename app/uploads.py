@@ -6,7 +6,6 @@ The canvas is a transparent layer over the image. Its size is the image's, scale
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -101,6 +101,7 @@ class Classes:
         """A hint at the nearest class or word; empty where none is near."""
         by_lower = {name.lower(): name for name in (NO_CLASS_WORD, RANDOM_WORD, *self.names)}
         found = difflib.get_close_matches(wanted.lower(), by_lower, n=1)
+        found = found or [name for name in by_lower if wanted and wanted.lower() in name]  # a part of a long name
         return f"the nearest one is '{by_lower[found[0]]}'; " if found else ""
 
     def _known(self) -> str:

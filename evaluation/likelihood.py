@@ -118,7 +118,7 @@ def score_likelihood(generator: ImageGenerator, codes: Tensor, classes: Sequence
     if len(codes):
         with tqdm(total=len(codes) * POINTS, desc=f"likelihood of {len(codes)} images", unit="noised image") as bar:
             bound = prior.likelihood(
-                codes.to(generator.device), labels.to(generator.device), torch.Generator().manual_seed(seed), POINTS,
+                codes.to(generator.device), labels.to(generator.device), torch.Generator().manual_seed(seed % 2**64), POINTS,
                 progress=bar.update,
             )  # fmt: skip
         nats, error = bound.nats, bound.standard_error

@@ -186,8 +186,12 @@ def is_complete(file: Path) -> bool:
 def record_settings(folder: Path, model: Path, about: Mapping[str, str], write: bool) -> None:
     """Record in `folder`/settings.json how its images are made. Raises UserError where images of other settings exist."""
     directory = model_directory(model)
-    weights = [codes_key(directory / part / "model.safetensors", "") for part in PARTS]
-    wanted = {**about, "weights": " ".join(weights)}
+    # The configuration too: the same weights with another one (tokenizer.conv_out_padding) make other images.
+    keys = [
+        codes_key(directory / part / "model.safetensors", (directory / part / "config.json").read_text("utf-8"))
+        for part in PARTS
+    ]
+    wanted = {**about, "model files": " ".join(keys)}
     file = folder / "settings.json"
     begun = any(image.stem.isdecimal() for image in folder.glob("*.png"))
     try:

@@ -39,11 +39,11 @@ def test_a_small_model_of_each_configuration_samples_with_its_defaults(path):
     config = load_config(RunConfig, path)
     quantizer = replace(config.tokenizer.quantizer, kmeans_init=False)
     small = replace(config.tokenizer, width=8, blocks=1, quantizer=quantizer)
-    tokenizer = Tokenizer(small, config.data.image_size, config.data.channels).eval()
+    size = 4 * config.tokenizer.downsample
+    tokenizer = Tokenizer(small, size, config.data.channels).eval()
     class_names = [] if path.stem == "ffhq256" else ["a", "b"]
     prior_config = replace(config.prior.resolved(tokenizer.groups), width=16, depth=1, heads=1)
     prior = Prior(prior_config, tokenizer.codebook_size, (4, 4), class_names).eval()
-    size = 4 * tokenizer.downsample
     (image,) = ImageGenerator(tokenizer, prior).generate(n=1, num_inference_steps=2)
     assert image.size == (size, size)
 

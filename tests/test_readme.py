@@ -60,7 +60,9 @@ def test_commands(tmp_path, monkeypatch):
         if program == "train.py":
             name = Path(arguments[arguments.index("--config") + 1]).stem  # of the configuration's output_dir
             where = [] if "output_dir=" in rest else [f"output_dir={tmp_path}/runs/{name}"]
-            arguments += [*where, *TINY, "tokenizer.train.batch_size=4", "prior.train.batch_size=4"]
+            for stage in ("tokenizer", "prior"):  # a process has one precision for all of its runs
+                where += [f"{stage}.train.batch_size=4", f"{stage}.train.mixed_precision=no"]
+            arguments += [*TINY, *where]
         for flag in ("--out", "--images-dir", "--trajectory"):
             if flag in arguments:
                 out = arguments.index(flag) + 1
@@ -69,7 +71,7 @@ def test_commands(tmp_path, monkeypatch):
             out = arguments.index("--out") + 1
         assert run_cli(PROGRAMS[program], arguments) == 0, (program, arguments)
         assert "--out" not in arguments or Path(arguments[out]).stat().st_size > 100
-    assert served == [{"host": "127.0.0.1", "port": 7860}]
+    assert served == [{"host": "127.0.0.1", "port": 7860, "allowed": []}]
     assert (tmp_path / "exported/mnist/prior/generation.json").is_file()
 
 

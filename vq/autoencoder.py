@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +44,9 @@ class Architecture:
     norm_groups: int = 0
     unit_range: bool = False
 
+
+ConvOutPadding = Literal["replicate", "zeros"]
+CONV_OUT_PADDINGS: tuple[ConvOutPadding, ...] = get_args(ConvOutPadding)
 
 ARCHITECTURES = {
     # convolutions only, encoder and decoder of the same depth (VQGAN+ of MaskBit, arXiv 2409.16211)
@@ -272,6 +276,12 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Convolutional network from latents to images; arguments and attributes as in `Encoder`.
 
+    Args:
+        conv_out_padding: what the last convolution reads outside the image, one of CONV_OUT_PADDINGS. All convolutions
+            before it pad with zeros; later layers learn to correct what that changes at the border. Nothing corrects
+            the last one: with zeros, it gave a corner pixel four of nine terms and turned white corners grey
+            (docs/log.md). Published networks have zeros there.
+
     The adaptive adversarial weight (`vq.loss.adaptive_weight`) compares gradients at the weight of `conv_out`.
     """
 
@@ -283,6 +293,7 @@ class Decoder(nn.Module):
         latent_channels: int,
         dim: int,
         architecture: Architecture,
+        conv_out_padding: ConvOutPadding = "zeros",
     ) -> None:
         super().__init__()
         self.recompute, self.unit_range = False, architecture.unit_range
@@ -299,7 +310,7 @@ class Decoder(nn.Module):
             )
             current = width
         self.norm_out = group_norm(current, architecture.norm_groups)
-        self.conv_out = nn.Conv2d(current, channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(current, channels, 3, padding=1, padding_mode=conv_out_padding)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents `(B, dim, h, w)` to images `(B, C, h f, w f)`, about in [-1, 1] but not clamped."""

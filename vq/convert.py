@@ -135,6 +135,7 @@ def _read_config(state: Mapping[str, Tensor], layout: Layout) -> TokenizerConfig
             multipliers=[width // widths[0] for width in widths],
             blocks=next(j for j in count(1) if block(0, j) not in state),
             latent_channels=latent_channels if ARCHITECTURES[layout.architecture].projections else 0,
+            conv_out_padding="zeros",  # as in all published networks
             quantizer=QuantizerConfig(
                 codebook_size=codebook_size,
                 codebook_dim=codebook_dim,

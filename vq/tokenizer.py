@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.model_dir import CONFIG_FILE, load_model, model_directory, read_config, save_model
 from common.ranges import check_range
 from common.stored_config import stored_config
-from vq.autoencoder import ARCHITECTURES, Decoder, Encoder
+from vq.autoencoder import ARCHITECTURES, CONV_OUT_PADDINGS, ConvOutPadding, Decoder, Encoder
 from vq.discriminator import DiscriminatorConfig
 from vq.loss import LossConfig
 from vq.quantizer import Quantized, QuantizerConfig, build_quantizer
@@ -40,6 +40,8 @@ class TokenizerConfig:
     multipliers: list[int] = field(default_factory=lambda: [1, 2, 4])
     blocks: int = 2  # residual blocks in each level; taming and amused have one more in the decoder
     latent_channels: int = 0  # taming, amused: between the 3 x 3 and the 1 x 1 convolutions; 0: those of a code
+    # replicate | zeros: what the decoder's last convolution reads outside the image; zeros makes white corners grey
+    conv_out_padding: str = "replicate"
     # save memory: keep the input of each level alone, and compute its activations a second time in the backward pass
     gradient_checkpointing: bool = False
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
@@ -51,6 +53,10 @@ class TokenizerConfig:
         if self.architecture not in ARCHITECTURES:
             raise ValueError(
                 f"tokenizer.architecture must be one of {', '.join(ARCHITECTURES)}, got '{self.architecture}'"
+            )
+        if self.conv_out_padding not in CONV_OUT_PADDINGS:
+            raise ValueError(
+                f"tokenizer.conv_out_padding must be {' or '.join(CONV_OUT_PADDINGS)}, got '{self.conv_out_padding}'"
             )
         check_range("tokenizer.downsample", self.downsample, 2, MAX_DOWNSAMPLE)
         if self.downsample.bit_count() != 1:
@@ -82,8 +88,10 @@ class TokenizerConfig:
 
 # The keys of a TokenizerConfig that config.json stores: those that loading needs.
 ARCHITECTURE_KEYS = (
-    "architecture", "downsample", "width", "multipliers", "blocks", "latent_channels", "quantizer",
+    "architecture", "downsample", "width", "multipliers", "blocks", "latent_channels", "conv_out_padding", "quantizer",
 )  # fmt: skip
+# Keys that config.json of older models lacks, with the values that those models were trained with.
+VALUES_OF_OLDER_MODELS = {"conv_out_padding": "zeros"}
 
 
 @dataclass
@@ -147,7 +155,8 @@ class Tokenizer(nn.Module):
         architecture, dim = ARCHITECTURES[config.architecture], self.quantizer.dim
         latent_channels = config.latent_channels or dim
         self.encoder = Encoder(channels, widths, config.blocks, latent_channels, dim, architecture)
-        self.decoder = Decoder(channels, widths, config.blocks, latent_channels, dim, architecture)
+        padding = cast(ConvOutPadding, config.conv_out_padding)  # its __post_init__ has checked it
+        self.decoder = Decoder(channels, widths, config.blocks, latent_channels, dim, architecture, padding)
         self.encoder.recompute = self.decoder.recompute = config.gradient_checkpointing
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -268,7 +277,7 @@ class Tokenizer(nn.Module):
             UserError: files are missing or damaged, or the weights do not fit the configuration.
         """
         stored, source = read_config(directory), directory / CONFIG_FILE
-        config = stored_config(TokenizerConfig, stored, ARCHITECTURE_KEYS, source)
+        config = stored_config(TokenizerConfig, VALUES_OF_OLDER_MODELS | stored, ARCHITECTURE_KEYS, source)
         shape = stored_config(ImageShape, stored, ("image_size", "channels"), source)
         parts = {"blocks": ("encoder.levels.0.blocks", config.blocks)}
         return load_model(directory, lambda: cls(config, shape.image_size, shape.channels), parts)

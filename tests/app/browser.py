@@ -13,14 +13,14 @@ def choose(page, path: str, where="#picture") -> str:
     if page.query_selector(f"{where} button[aria-label='Clear']"):
         page.click(f"{where} button[aria-label='Clear']")
         page.wait_for_selector(f"{where} input[type=file]", state="attached")
-        page.wait_for_function("!document.querySelector('#status').innerText.trim()")
+        page.wait_for_function("document.querySelector('#status')?.innerText.trim() === ''")
     page.set_input_files(f"{where} input[type=file]", path)
     wait_for(page, "pixels|alert", "innerHTML")
     return page.inner_text("#status")
 
 
 def wait_for(page, words: str, what="innerText", where="#status") -> str:
-    page.wait_for_function(f"/{words}/.test(document.querySelector('{where}').{what})")
+    page.wait_for_function(f"/{words}/.test(document.querySelector('{where}')?.{what} ?? '')")
     return page.inner_text(where)
 
 

@@ -82,4 +82,5 @@ class FakeGenerator:
 
     def preview(self, codes):
         self.previews += 1
-        return [Image.new("L", (32, 32), 128) for _ in codes]
+        height, width = codes.shape[1] * 4, codes.shape[2] * 4
+        return [Image.new("L", (width, height), 128) for _ in codes]

@@ -61,6 +61,7 @@ def test_waiting_stopping_and_a_full_queue_are_shown(browser):
             enter(page, "#grid-steps input[type=number]", 100)  # seconds
             page.click("#draw")
             wait_for(page, words, where="#grid-status")
+        assert pages[0].is_visible("#grid-codes img") and not pages[0].is_visible("#grid")
         pages[0].click("#grid-stop")
         wait_for(pages[0], "Stopped", where="#grid-status")
         wait_for(pages[1], "Sampling: step", where="#grid-status")

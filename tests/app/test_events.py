@@ -1,3 +1,5 @@
+from concurrent.futures import CancelledError
+
 import pytest
 from PIL import Image
 
@@ -5,7 +7,7 @@ pytest.importorskip("gradio", reason="the page's tests need gradio: pip install 
 import gradio as gr
 
 from app.events import on_page
-from app.service import Update
+from app.service import StoppedError, Update
 from app.status import FAILED
 from common.errors import UserError
 
@@ -35,3 +37,9 @@ def test_a_mistake_is_shown_and_an_unexpected_error_is_logged(caplog):
     assert FAILED in status
     assert "secret" not in status
     assert "secret of the server" in caplog.text
+
+
+@pytest.mark.parametrize("error", [StoppedError(), CancelledError()])
+def test_the_end_of_the_server_is_no_error(error, caplog):
+    assert len(list(on_page(failing(error), list))) == 1
+    assert not caplog.records

@@ -14,6 +14,7 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the page's tests need gradio: pip install -e '.[app]'")
 import app
+import sample
 from app.data_url import data_url
 from app.server import serve, served, stopped_by_signals
 from app.storage import PREFIX
@@ -127,19 +128,25 @@ def test_requests_leave_only_uploads_and_results(client):
 def test_uploads_and_results_never_fill_the_disk():
     with served(FakeGenerator(), port=free_port(), limits=Limits(files=5)) as url:
         client = Client(url)
-        for i in range(8):
-            uploaded = client.upload(f"{i}.png", encoded(Image.new("RGB", (64, 64), (i, 0, 0))))
+        uploaded = [client.upload(f"{i}.png", encoded(Image.new("RGB", (64, 64), (i, 0, 0)))) for i in range(8)]
+        folder = Path(uploaded[0]["path"]).parents[1]
+        wait_for_files(folder, 5)
+        for _ in range(2):
             client.ask(Client.GRID, {"number": 1})
-        folder = Path(uploaded["path"]).parents[1]
-        for _ in range(50):  # the files are deleted just after the answer
-            found = [path for path in folder.rglob("*") if path.is_file()]
-            if len(found) <= 5:
-                break
-            time.sleep(0.1)
-        assert len(found) <= 5
-        assert "64 x 64" in client.ask(Client.OPEN, {"picture": uploaded}), "the newest ones are kept"
-        first = client.ask(Client.OPEN, {"picture": uploaded | {"path": str(folder / "0" / "0.png")}})
-        assert "pixels" not in first
+        wait_for_files(folder, 5)
+        assert "64 x 64" in client.ask(Client.OPEN, {"picture": uploaded[-1]}), "the newest ones are kept"
+        assert "no longer on the server" in client.ask(Client.OPEN, {"picture": uploaded[0]})
+
+
+def wait_for_files(folder: Path, most: int) -> None:
+    """Wait until there are at most so many files: the oldest are deleted just after an answer."""
+    found = []
+    for _ in range(50):
+        found = [path for path in folder.rglob("*") if path.is_file()]
+        if len(found) <= most:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{len(found)} files")
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -185,3 +192,28 @@ def test_sigterm_deletes_uploads_and_results(tmp_path):
         assert server.wait(30) == 0
         assert "Traceback" not in server.stderr.read()
     assert not folder.exists()
+
+
+def test_the_command_line_reaches_the_server(monkeypatch):
+    served_with = {}
+    monkeypatch.setattr("app.server.serve", lambda generator, **options: served_with.update(options))
+    monkeypatch.setattr("diffusion.pipeline.ImageGenerator.from_pretrained", lambda *_: FakeGenerator())
+    names = ["--allow-host", "studio.example", "--allow-host", "localhost:8000"]
+    sample.main(["app", "--model", "any", "--host", "::1", "--port", "7000", *names])
+    assert served_with == {"host": "::1", "port": 7000, "allowed": ["studio.example", "localhost:8000"]}
+
+
+def test_a_host_that_is_none_is_refused_before_anything_is_served(generator):
+    with pytest.raises(UserError, match="--allow-host takes a name"):
+        serve(generator, port=free_port(), allowed=["http://a.example"])
+
+
+def test_addresses_of_ipv6_can_be_opened(generator):
+    for host in ("::", "::1"):
+        try:
+            with closing(socket.socket(socket.AF_INET6)) as one:
+                one.bind((host, 0))
+        except OSError:
+            pytest.skip("no IPv6 on this machine")
+        with served(generator, host=host, port=free_port()) as url:
+            assert Client(url).jobs, host

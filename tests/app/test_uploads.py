@@ -61,6 +61,11 @@ def test_limits_are_inclusive(size, fits, tmp_path):
             read_upload(path, limits)
 
 
+def test_an_upload_that_was_deleted_meanwhile_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"^gone\.png is no longer on the server"):
+        read_upload(tmp_path / "gone.png", DEFAULT_LIMITS)
+
+
 def test_no_file_shows_nothing():
     assert open_image(None, None, DEFAULT_LIMITS) == ("", "", "")
 

@@ -31,7 +31,7 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
 
 
-# Texts that YAML 1.1 retypes, cuts or refuses, or that OmegaConf resolves.
+# Texts that YAML 1.1 retypes, cuts or refuses, or that libraries of configurations resolve.
 TEXTS = [
     "1.10", "1e3", "007", "0123", "0x10", "1_000", "12:30", "190:20:30", "2001-12-14", "yes", "no", "on", "off", "y", "null",
     "~", "true", "False", ".inf", "my images #1", "a: b", "{x}", "{a: b}", "[1, 2]", "a, b", "${seed}", "${oc.env:HOME}",

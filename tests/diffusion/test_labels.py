@@ -76,6 +76,16 @@ def test_a_wrong_name_gives_the_nearest(wrong, nearest):
         PLAIN.number(wrong)
 
 
+@pytest.mark.parametrize(("wrong", "hint"), [
+    ("smiley", "the nearest one is 'smileys-emotion'; this model"),
+    ("", "this model"),
+    ("xyz", "this model"),
+])  # fmt: skip
+def test_a_part_of_a_name_gives_the_name_and_nothing_near_gives_no_hint(wrong, hint):
+    with pytest.raises(UserError, match=f"unknown class '{wrong}': {hint}"):
+        Classes(["flags", "smileys-emotion"], dropout=True).number(wrong)
+
+
 def test_names_of_numbers():
     assert [PLAIN.name(number) for number in (0, 3, RANDOM_CLASS)] == ["cat", "none", "random"]
 

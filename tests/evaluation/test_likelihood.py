@@ -104,10 +104,11 @@ def test_nothing_is_noted_where_all_classes_are_known_or_the_model_has_none(clas
     assert match_classes(classes, FakePrior(names)).note() == ""
 
 
-def test_the_bound_is_reported_in_nats_and_bits():
+@pytest.mark.parametrize(("seed", "used"), [(7, 7), (2**64 - 1, 2**64 - 1), (2**64 + 7, 7)])
+def test_the_bound_is_reported_in_nats_and_bits(seed, used):
     prior, codes = FakePrior(), torch.randint(16, (2, 4, 4))
-    report = score(prior, codes, ["dog", "cat"], seed=7)
-    assert prior.asked[1:] == ([1, 0], 7)
+    report = score(prior, codes, ["dog", "cat"], seed=seed)
+    assert prior.asked[1:] == ([1, 0], used)
     assert torch.equal(prior.asked[0], codes)
     assert report["nats_per_code"] == 2.0
     assert math.isclose(report["bits_per_code"], 2 / math.log(2))

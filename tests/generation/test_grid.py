@@ -1,5 +1,7 @@
 """`sample.py grid` on a tiny model: the grid, a folder of images, several processes, a trajectory."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -69,6 +71,20 @@ def test_a_folder_refuses_images_of_other_settings(fill, folder, capfd):
     assert fill(2, "--out", str(folder / "000001.png")) == 2
     assert "choose another" in capfd.readouterr().err
     assert content(folder) == before
+
+
+def test_a_folder_refuses_images_of_another_configuration_of_the_same_weights(tiny_run, tmp_path, capfd):
+    model, folder = tmp_path / "model", tmp_path / "all"
+    for part in ("tokenizer", "prior"):
+        shutil.copytree(tiny_run / part, model / part)
+    command = ["grid", "--model", str(model), "--images-dir", str(folder), "--steps", "2", "--n", "1"]
+    assert run_cli(sample.main, command) == 0
+    assert run_cli(sample.main, command) == 0
+    config = model / "tokenizer/config.json"
+    config.write_text(config.read_text().replace('"replicate"', '"zeros"'))
+    capfd.readouterr()
+    assert run_cli(sample.main, command) == 2
+    assert "holds images of other settings (model files" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("damaged", ["[]", "{", None])

@@ -54,9 +54,9 @@ def test_the_command_line_offers_the_stages():
     assert tuple(STAGES) == train.STAGES
 
 
-@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63, 2**70, "1.5", "0x10", "1_0", "nan", ""])
 def test_a_seed_out_of_range_is_refused(seed):
-    with pytest.raises(UserError, match="seed must lie in"):
+    with pytest.raises(UserError, match="seed must "):
         load_config(RunConfig, "configs/mnist.yaml", [f"seed={seed}"])
 
 

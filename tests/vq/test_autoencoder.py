@@ -5,7 +5,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vq.autoencoder import ARCHITECTURES, Architecture, Decoder, Encoder, downsample, group_norm, upsample
+from vq.autoencoder import (
+    ARCHITECTURES,
+    CONV_OUT_PADDINGS,
+    Architecture,
+    Decoder,
+    Encoder,
+    downsample,
+    group_norm,
+    upsample,
+)
 
 
 def make(name, multipliers=(1, 2), width=32, channels=3, blocks=1, dim=5):
@@ -37,6 +46,36 @@ def test_blocks_and_attention_of_the_levels(name):
     lowest = name == "taming"  # the only one with attention, after each block of the lowest resolution
     assert [len(level.attentions) for level in encoder.levels] == [0, 0, 2 * lowest]
     assert [len(level.attentions) for level in decoder.levels] == [(2 + extra) * lowest, 0, 0]
+
+
+def decoders_by_padding(architecture):
+    """Decoders with the same weights, by their `conv_out_padding`."""
+    decoders = {
+        padding: Decoder(3, [32, 64], 1, 5, 5, architecture, conv_out_padding=padding) for padding in CONV_OUT_PADDINGS
+    }
+    first, *others = decoders.values()
+    for other in others:
+        other.load_state_dict(first.state_dict())
+    return decoders
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_padding_of_the_last_convolution_changes_the_outermost_pixels_alone(name):
+    latents = torch.randn(2, 5, 4, 6)
+    decoders = decoders_by_padding(ARCHITECTURES[name])
+    zeros, replicate = decoders["zeros"](latents), decoders["replicate"](latents)
+    torch.testing.assert_close(zeros[..., 1:-1, 1:-1], replicate[..., 1:-1, 1:-1])
+    differs = ~torch.isclose(zeros, replicate, atol=1e-5).all(0).all(0)
+    assert differs[[0, 0, -1, -1], [0, -1, 0, -1]].all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 5)])
+def test_replicate_makes_a_constant_image_of_constant_features_and_zeros_change_its_corners(size):
+    decoders = decoders_by_padding(Architecture())
+    constant = torch.randn(1, 32, 1, 1).expand(1, 32, *size)
+    replicated = decoders["replicate"].conv_out(constant)
+    torch.testing.assert_close(replicated, replicated[..., :1, :1].expand_as(replicated))
+    assert not torch.allclose(decoders["zeros"].conv_out(constant)[..., 0, 0], replicated[..., 0, 0], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -1,10 +1,13 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from common.errors import UserError
-from vq.autoencoder import ARCHITECTURES, Encoder
+from images.convert import to_8_bits, to_tensor
+from images.io import read_image
+from vq.autoencoder import ARCHITECTURES, CONV_OUT_PADDINGS, Encoder
 from vq.quantizer import QuantizerConfig
 from vq.tokenizer import Tokenizer, TokenizerConfig
 
@@ -98,6 +101,39 @@ def test_a_loaded_tokenizer_gives_the_same_codes_and_images(tmp_path, architectu
         assert not loaded.training
         assert torch.equal(tokenizer.encode(images), loaded.encode(images))
         assert torch.equal(tokenizer.reconstruct(images), loaded.reconstruct(images))
+
+
+@pytest.mark.parametrize("padding", CONV_OUT_PADDINGS)
+def test_the_padding_of_the_last_convolution_is_stored(tmp_path, padding):
+    tokenizer = make(conv_out_padding=padding)
+    tokenizer.save(tmp_path / "tokenizer", {})
+    loaded = Tokenizer.load(tmp_path / "tokenizer")
+    assert loaded.config.conv_out_padding == padding
+    codes = torch.arange(16).view(1, 4, 4)
+    assert torch.equal(tokenizer.decode(codes), loaded.decode(codes))
+
+
+def test_a_model_without_a_stored_padding_was_trained_with_zeros(tmp_path):
+    tokenizer = make(conv_out_padding="zeros")
+    tokenizer.save(tmp_path / "tokenizer", {})
+    config = tmp_path / "tokenizer/config.json"
+    stored = json.loads(config.read_text())
+    del stored["conv_out_padding"]
+    config.write_text(json.dumps(stored))
+    loaded = Tokenizer.load(tmp_path / "tokenizer")
+    assert loaded.config.conv_out_padding == "zeros"
+    codes = torch.arange(16).view(1, 4, 4)
+    assert torch.equal(tokenizer.decode(codes), loaded.decode(codes))
+    assert TokenizerConfig().conv_out_padding == "replicate"  # the default of new models
+
+
+@pytest.mark.parametrize("name", ["emoji.png", "emoji-other.png"])
+def test_the_model_of_this_repository_reconstructs_white_corners_as_white(name):
+    images = to_tensor(read_image(Path("docs/images") / name), 3)[None]
+    restored = Tokenizer.from_pretrained("models/emoji64").reconstruct(images)
+    for pixels in (images, restored):
+        corners = to_8_bits(pixels)[..., [0, 0, -1, -1], [0, -1, 0, -1]]
+        assert corners.min() >= 254
 
 
 def test_the_folder_of_the_tokenizer_itself_is_accepted(tmp_path):
@@ -228,6 +264,7 @@ def test_codes_that_do_not_fit_are_refused(codes):
         ({"architecture": "unet"}, "vqgan"),
         ({"architecture": "taming", "width": 48}, "multiple of 32"),
         ({"latent_channels": 8}, "leave it out"),
+        ({"conv_out_padding": "mirror"}, "replicate or zeros, got 'mirror'"),
         ({"blocks": 0}, "between 1 and"),
     ],
 )
