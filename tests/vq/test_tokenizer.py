@@ -263,7 +263,7 @@ def test_codes_that_do_not_fit_are_refused(codes):
         ({"downsample": 8}, "multipliers needs 4"),
         ({"architecture": "unet"}, "vqgan"),
         ({"architecture": "taming", "width": 48}, "multiple of 32"),
-        ({"latent_channels": 8}, "leave it out"),
+        ({"latent_channels": 8}, "set tokenizer.latent_channels=0"),
         ({"conv_out_padding": "mirror"}, "replicate or zeros, got 'mirror'"),
         ({"blocks": 0}, "between 1 and"),
     ],
