@@ -136,6 +136,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--minutes", type=float, help="stop after this time, instead of after --n inputs")
     parser.add_argument("--kinds", nargs="+", choices=MAKERS, default=list(MAKERS), help="default: all, in turn")
     parser.add_argument("--first", type=int, default=0, help="number of the first input of each kind (default 0)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=1.0,
+        help="factor of the limits of time, for a machine with other work (default 1)",
+    )
     parser.add_argument("--verbose", action="store_true", help="print a line for each input, and whole tracebacks")
     args = parser.parse_args(argv)
     begin = args.first * len(args.kinds)
@@ -145,10 +151,9 @@ def main(argv: Sequence[str]) -> None:
         numbers = takewhile(lambda _: time.monotonic() < end, count(begin))
     ended: Counter[str] = Counter()
     broken, slowest, peak = 0, (0.0, ""), (0, "")
+    found = attack(args.model, numbers, args.kinds, args.verbose, args.patience)
     total = args.n if args.minutes is None else None
-    for kind, outcome, what in tqdm(
-        attack(args.model, numbers, args.kinds, args.verbose), total=total, disable=args.verbose
-    ):
+    for kind, outcome, what in tqdm(found, total=total, disable=args.verbose):
         if args.verbose:
             print(f"{kind:15} {outcome.code} {outcome.seconds:6.2f} s, peak {outcome.peak_bytes / 2**30:.2f} GiB")
         if what:
