@@ -64,7 +64,9 @@ def read_json(file: Path) -> dict[str, object]:
         if not isinstance(content, dict):
             raise ValueError("not an object")
         _check_depth(content)
-    except (ValueError, RecursionError, OSError) as error:
+    except RecursionError:
+        raise damaged(file, "it is nested too deeply") from None
+    except (ValueError, OSError) as error:
         raise damaged(file, error) from error
     return content
 

@@ -51,7 +51,9 @@ def read_image(path: str | Path) -> Image.Image:
                 image.load()
                 check_exif(image, path)
                 return usual_mode(ImageOps.exif_transpose(image.copy()))
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is not an image that can be read: give a PNG or JPEG file") from error
+    except Image.DecompressionBombError as error:
         raise UserError(f"{path} is not an image that can be read ({error}): give a PNG or JPEG file") from error
     except DAMAGED as error:
         raise UserError(f"{path} does not decode ({error}): save it again as PNG") from error
@@ -64,6 +66,8 @@ def read_size(path: str | Path) -> tuple[int, int]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with open_bounded(Path(path), FORMATS) as image:
                 return image.size
+    except UnidentifiedImageError as error:
+        raise UserError(f"{path} is not an image that can be read: give a PNG or JPEG file") from error
     except (*DAMAGED, Image.DecompressionBombError) as error:
         raise UserError(f"{path} is not an image that can be read ({error}): give a PNG or JPEG file") from error
 

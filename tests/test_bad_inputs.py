@@ -90,7 +90,12 @@ CASES = [
     ("batch that no memory holds", "sample", "GRID --batch-size 1000000000", "at most 16384"),
     ("strength nan", "sample", "vary EDIT TMP/in.png --strength nan", "strength"),
     ("endless corrections", "sample", "GRID --sampler predictor_corrector --option corrections=1000000000", "1000000"),
-    ("half a correction", "sample", "GRID --sampler predictor_corrector --option corrections=0.5", "whole decimal number"),
+    (
+        "half a correction",
+        "sample",
+        "GRID --sampler predictor_corrector --option corrections=0.5",
+        "whole decimal number",
+    ),
     ("option nan", "sample", "GRID --sampler maskgit --option choice_temperature=nan", "must be a decimal number"),
     ("option inf", "sample", "GRID --sampler entropy_bound --option bound=inf", "must be a decimal number"),
     ("guidance nan", "sample", "GRID --guidance nan", "guidance"),

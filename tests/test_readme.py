@@ -63,6 +63,9 @@ def test_commands(tmp_path, monkeypatch):
             for stage in ("tokenizer", "prior"):  # a process has one precision for all of its runs
                 where += [f"{stage}.train.batch_size=4", f"{stage}.train.mixed_precision=no"]
             arguments += [*TINY, *where]
+        for flag, fewer in (("--num-images", "20"), ("--steps", "4")):  # the same commands in less time
+            if flag in arguments:
+                arguments[arguments.index(flag) + 1] = fewer
         for flag in ("--out", "--images-dir", "--trajectory"):
             if flag in arguments:
                 out = arguments.index(flag) + 1
