@@ -30,9 +30,20 @@ def enter(page, where: str, value: object) -> None:
     page.keyboard.press("Tab")
 
 
+def still_box(page, selector: str) -> dict[str, float]:
+    """The place of an element that no longer moves: a page that is still loading shifts what it shows."""
+    box = None
+    for _ in range(100):
+        before, box = box, page.locator(selector).bounding_box()
+        if box is not None and box == before:
+            return box
+        page.wait_for_timeout(150)
+    raise AssertionError(f"{selector} keeps moving")
+
+
 def paint(page, *points: tuple[float, float]) -> None:
     """One stroke through points given as fractions of the canvas's width and height."""
-    box = page.locator("#canvas canvas").bounding_box()
+    box = still_box(page, "#canvas canvas")
     for i, (x, y) in enumerate(points):
         page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=4)
         if i == 0:

@@ -20,19 +20,19 @@ def test_command_lines(tiny_run, random):
 
 
 @given(number=st.integers(0, 10**6))
-@examples(150)
+@examples(100)
 def test_model_folders(tiny_run, number):
     check(hostile_model, number, tiny_run)
 
 
 @given(random=RANDOM)
-@examples(150)
+@examples(100)
 def test_data_folders(tiny_run, random):
     check(hostile_folder, random, tiny_run)
 
 
 @given(random=RANDOM)
-@examples(150)
+@examples(100)
 def test_masks(tiny_run, random):
     check(hostile_mask, random, tiny_run)
 
