@@ -94,15 +94,16 @@ class ArgumentParser(argparse.ArgumentParser):
             if re.match("--?[a-zA-Z]", name) and name not in self._option_string_actions:
                 known = list(self._option_string_actions)
                 nearest = [option for option in known if option.startswith(name)]  # an abbreviation
-                nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-                self.error(f"unknown option {name}: the nearest one is {nearest[0]}")
+                self.error(
+                    f"unknown option {name}: the nearest one is {nearest[0] if nearest else nearest_of(name, known)}"
+                )
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2; it names the known choice that is nearest to an unknown one."""
         choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
         if choice:
-            nearest = difflib.get_close_matches(choice[1], re.findall(r"[^\s',]+", choice[2]), n=1, cutoff=0.0)
-            message += f"; the nearest one is '{nearest[0]}'"
+            nearest = nearest_of(choice[1], re.findall(r"[^\s',]+", choice[2]))
+            message += f"; the nearest one is '{nearest}'"
         print(f"error: {printable(shorten(message, MAX_LINE))} (see '{self.prog} --help')", file=sys.stderr)
         raise SystemExit(2)
 
@@ -135,6 +136,11 @@ def run_cli(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
         print("stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def nearest_of(name: str, known: Sequence[str]) -> str:
+    """The one of the `known` names, of which there is at least one, that is spelled most like `name`."""
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
 
 
 def shorten(text: str, limit: int = 300) -> str:

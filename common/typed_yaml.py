@@ -6,7 +6,6 @@ The YAML parser gives nodes, whose scalars are the written texts; `common.scalar
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import types
 import typing
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from common.errors import UserError
+from common.errors import UserError, nearest_of
 from common.scalars import PARSERS, Scalar, is_null, parse_str, parse_untyped
 
 Values = dict[str, object]  # typed values; a section is a dict again
@@ -197,7 +196,7 @@ class _TypedReader:
         return node.value if isinstance(node, yaml.ScalarNode) else ""
 
     def _unknown(self, key: str, node: yaml.Node | None = None) -> UserError:
-        nearest = difflib.get_close_matches(key, list(dotted_keys(self.schema)), n=1, cutoff=0.0)[0]
+        nearest = nearest_of(key, list(dotted_keys(self.schema)))
         return self._error(node, f"unknown configuration key '{key}': the nearest valid one is '{nearest}'")
 
     def _error(self, node: yaml.Node | None, problem: str) -> UserError:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable
 
-from common.errors import UserError
-from diffusion.settings import SamplingSettings, setting_fields
+from common.errors import UserError, nearest_of
+from diffusion.settings import SamplingSettings, names_by_flag, setting_fields
 
 # What the keywords are called elsewhere, where the spelling does not lead there.
 OTHER_NAMES = {
@@ -24,9 +23,8 @@ def check_sampling_keywords(
 ) -> None:
     """Raise UserError for a keyword that is none of the method's own, of a request's or of the sampling settings."""
     fields = setting_fields(schema)
-    flags = {flag.removeprefix("--").replace("-", "_"): field.name for field in fields for flag in field.flags}
     more = (*REQUEST_KEYWORDS, *(field.name for field in fields))
-    check_keywords(method, (name for name in given if name not in INTERNAL_KEYWORDS), more, flags)
+    check_keywords(method, (name for name in given if name not in INTERNAL_KEYWORDS), more, names_by_flag(fields))
 
 
 def check_keywords(
@@ -43,5 +41,5 @@ def check_keywords(
     for name in given:
         if name not in known:
             other = (OTHER_NAMES | (aliases or {})).get(name)
-            nearest = other if other in known else difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            nearest = other if other in known else nearest_of(name, known)
             raise UserError(f"{method.__name__} has no keyword '{name}': the nearest one is '{nearest}'")

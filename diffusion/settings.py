@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from common.errors import UserError
+from common.errors import UserError, nearest_of
 from common.scalars import Scalar
 
 MAX_STEPS = 100_000
@@ -175,10 +174,9 @@ class SamplingSettings:
         """
         fields = setting_fields(type(self))
         known = [field.name for field in fields]
-        by_flag = {flag.removeprefix("--").replace("-", "_"): field.name for field in fields for flag in field.flags}
         for name in options:
             if name not in known:
-                nearest = by_flag.get(name) or difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                nearest = names_by_flag(fields).get(name) or nearest_of(name, known)
                 raise UserError(f"unknown sampling option '{name}': the nearest one is '{nearest}'")
         changed = dict(options)
         if changed.get("sampler", self.sampler) != self.sampler:
@@ -207,6 +205,11 @@ def setting_fields(schema: type[SamplingSettings]) -> list[SettingField]:
             default = field.default_factory()
         found.append(SettingField(field.name, hints[field.name], default, **field.metadata))
     return found
+
+
+def names_by_flag(fields: Sequence[SettingField]) -> dict[str, str]:
+    """The name of the field for each of its flags, which is written as a keyword: "guidance" for "--guidance"."""
+    return {flag.removeprefix("--").replace("-", "_"): field.name for field in fields for flag in field.flags}
 
 
 def add_sampling_arguments(
