@@ -13,7 +13,7 @@ import yaml
 
 from common.errors import UserError
 from common.scalars import parse_untyped
-from common.typed_yaml import Values, key_types, merge, read_file, read_override
+from common.typed_yaml import Values, is_section, key_types, merge, read_file, read_override
 
 Config = TypeVar("Config")
 
@@ -90,7 +90,7 @@ def _build(schema: type[Config], values: Values, source: str, prefix: str = "") 
     given = dict(values)
     names = key_types(cast(type, schema))
     for name, kind in names.items():
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if is_section(kind):
             given[name] = _build(kind, cast(Values, values.get(name, {})), source, f"{prefix}{name}.")
     construct: Callable[..., Config] = schema
     try:

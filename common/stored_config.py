@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import reprlib
 import types
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from common.errors import UserError, shorten
+from common.typed_yaml import is_section, key_types
 
 Config = TypeVar("Config")
 MAX_TEXT = 1000  # characters; the longest texts are names of classes, that is of folders
@@ -37,19 +37,19 @@ def stored_config(schema: type[Config], values: Mapping[str, object], keys: Sequ
 
 
 def _read_dataclass(schema: type[Config], values: Mapping[str, object], prefix: str) -> Config:
-    hints = typing.get_type_hints(schema)
-    unknown = next((key for key in values if key not in hints), None)
+    kinds = key_types(cast(type, schema))
+    unknown = next((key for key in values if key not in kinds), None)
     if unknown is not None:
         raise ValueError(f"unknown key '{shorten(prefix + unknown)}'")
-    return schema(**{key: _read(hints[key], value, prefix + key) for key, value in values.items()})
+    return schema(**{key: _read(kinds[key], value, prefix + key) for key, value in values.items()})
 
 
 def _read(kind: Any, value: object, name: str) -> object:  # noqa: ANN401 - a type annotation has no common type
     """`value` where it has the annotated type `kind`. Raises ValueError."""
-    if dataclasses.is_dataclass(kind):
+    if is_section(kind):
         if not isinstance(value, Mapping):
             raise _wrong(name, "an object", value)
-        return _read_dataclass(cast(type, kind), value, f"{name}.")
+        return _read_dataclass(kind, value, f"{name}.")
     if typing.get_origin(kind) is list:
         if not isinstance(value, list):
             raise _wrong(name, "a list", value)

@@ -11,6 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 import yaml
 
@@ -60,11 +61,16 @@ def key_types(schema: type) -> Mapping[str, object]:
     return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
 
 
+def is_section(kind: object) -> TypeGuard[type]:
+    """Whether a declared type is a dataclass, and so its key a section of keys."""
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
 def dotted_keys(schema: type, prefix: str = "") -> Iterator[str]:
     """All keys below `schema`, such as "prior" and "prior.width"."""
     for name, kind in key_types(schema).items():
         yield prefix + name
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if is_section(kind):
             yield from dotted_keys(kind, f"{prefix}{name}.")
 
 
@@ -109,11 +115,11 @@ class _TypedReader:
         for place, name in enumerate(names):
             if typing.get_origin(kind) is dict and place == len(names) - 1:
                 kind = typing.get_args(kind)[1]
-            elif isinstance(kind, type) and dataclasses.is_dataclass(kind) and name in key_types(kind):
+            elif is_section(kind) and name in key_types(kind):
                 kind = key_types(kind)[name]
             else:
                 raise self._unknown(key)
-        if not (dataclasses.is_dataclass(kind) or typing.get_origin(kind) in (dict, list, tuple)):
+        if not (is_section(kind) or typing.get_origin(kind) in (dict, list, tuple)):
             return self._value(yaml.ScalarNode("tag:yaml.org,2002:str", text), kind, key)
         try:
             node = self._compose(text) or yaml.ScalarNode("tag:yaml.org,2002:str", text)
@@ -164,7 +170,7 @@ class _TypedReader:
     def _value(self, node: yaml.Node, kind: object, key: str) -> object:
         if node.tag not in TAGS:
             raise self._error(node, f"{key} has the YAML tag {node.tag}: leave tags out")
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if is_section(kind):
             return self._section(node, kind, key)
         origin, arguments = typing.get_origin(kind), typing.get_args(kind)
         if origin in (list, tuple):
