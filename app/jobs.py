@@ -17,6 +17,7 @@ from app.previews import Preview, grid_preview, region_preview
 from app.uploads import Limits, read_mask, read_upload
 from common.errors import UserError
 from diffusion.editing import outpaint_region
+from diffusion.variation import shortened_steps
 from images.grid import image_grid
 from images.mask import image_mask
 from images.region import extend_canvas, region_around, whole_region
@@ -152,7 +153,7 @@ def vary_job(
             seed=request.seed, settings=request.settings, callback_on_step_end=on_step_end,
         )  # fmt: skip
 
-    steps = max(1, round(request.settings.num_inference_steps * noised))
+    steps = shortened_steps(request.settings.num_inference_steps, noised)
     return Job("vary", counted(count, "variant"), request, generate, whole_preview(generator, image), steps)
 
 

@@ -6,7 +6,6 @@ import ipaddress
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from app.resources import resource
 from app.service import GenerationService
 from app.storage import Storage, temporary_folder
 from app.uploads import DEFAULT_LIMITS, Limits
-from common.errors import UserError
+from common.errors import UserError, print_note
 
 if TYPE_CHECKING:
     from diffusion.pipeline import ImageGenerator
@@ -48,10 +47,9 @@ def serve(
     """
     with stopped_by_signals(), suppress(KeyboardInterrupt), served(generator, host, port, limits, allowed) as address:
         if is_all_addresses(host):
-            print(
-                "note: other machines reach the page under this machine's IP addresses, and under the names that "
-                "--allow-host gives; everybody who reaches it can use it",
-                file=sys.stderr,
+            print_note(
+                "other machines reach the page under this machine's IP addresses, and under the names that "
+                "--allow-host gives; everybody who reaches it can use it"
             )
         print(f"the page is at {address} (stop it with Ctrl-C)", flush=True)
         threading.Event().wait()

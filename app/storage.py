@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import sys
 import tempfile
 import threading
 import time
@@ -13,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from common.errors import print_note
 
 if TYPE_CHECKING:
     from app.uploads import Limits
@@ -67,7 +68,7 @@ def delete_stale_folders(parent: Path) -> None:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
-                print(f"note: deleted {folder}, which a server left behind when it was killed", file=sys.stderr)
+                print_note(f"deleted {folder}, which a server left behind when it was killed")
             finally:
                 os.close(descriptor)
 

@@ -10,7 +10,7 @@ import torch
 
 from common.errors import UserError
 from common.model_card import write_model_card
-from common.model_dir import GENERATION_FILE, PARTS, model_directory, read_json, read_model, save_model
+from common.model_dir import CONFIG_FILE, GENERATION_FILE, PARTS, model_directory, read_json, read_model, save_model
 
 
 def copy_in_half_precision(source: str | Path, target: Path) -> None:
@@ -24,7 +24,7 @@ def copy_in_half_precision(source: str | Path, target: Path) -> None:
         UserError: `source` holds no part of a model, values are not finite in half precision, or `target` exists.
     """
     directory = model_directory(source)
-    parts = [part for part in PARTS if (directory / part / "config.json").is_file()]
+    parts = [part for part in PARTS if (directory / part / CONFIG_FILE).is_file()]
     if not parts:
         raise UserError(f"{source} holds neither a tokenizer nor a prior: give the output_dir of a training run")
     if target.exists():

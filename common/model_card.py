@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from common.files import write_text
+from common.model_dir import CONFIG_FILE
 
 HEADER = """\
 ---
@@ -24,9 +25,9 @@ Stages = Mapping[str, Mapping[str, object]]
 def write_model_card(directory: Path) -> None:
     """Write `directory`/README.md: a description of the stages, their settings, and their validation scores."""
     stages = {
-        name: json.loads((directory / name / "config.json").read_text(encoding="utf-8"))
+        name: json.loads((directory / name / CONFIG_FILE).read_text(encoding="utf-8"))
         for name in ("tokenizer", "prior")
-        if (directory / name / "config.json").is_file()
+        if (directory / name / CONFIG_FILE).is_file()
     }
     write_text(directory / "README.md", model_card(directory, stages))
 

@@ -43,10 +43,10 @@ def save_model(
     def fill(part: Path) -> None:
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         try:
-            save_file(tensors, part / "model.safetensors")
+            save_file(tensors, part / WEIGHTS_FILE)
         except SafetensorError as error:  # a full disk, for example
             raise OSError(" ".join(str(error).split())) from error
-        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (part / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         for name, text in (files or {}).items():
             (part / name).write_text(text, encoding="utf-8")
 

@@ -178,7 +178,7 @@ class ImageVariation(ImageEditing):
         order = torch.rand(start.shape, generator=sample_generator(request.seed, 0)).to(self.device)
         fractions = [i / (n - 1) for i in range(n)]
         strengths = [strength * 4 * fraction * (1 - fraction) for fraction in fractions]
-        steps = Counter(_fewer(request.settings.num_inference_steps, noised) for noised in strengths[1:-1])
+        steps = Counter(shortened_steps(request.settings.num_inference_steps, noised) for noised in strengths[1:-1])
         total = sum(times * planned_calls(request.settings, number) for number, times in steps.items())
         done = 0
         for i in range(n):
@@ -205,10 +205,10 @@ class ImageVariation(ImageEditing):
 
 def _shortened(request: Request, fraction: float) -> Request:
     """The request with a `fraction` of its steps."""
-    steps = _fewer(request.settings.num_inference_steps, fraction)
+    steps = shortened_steps(request.settings.num_inference_steps, fraction)
     return replace(request, settings=request.settings.updated({"num_inference_steps": steps}))
 
 
-def _fewer(steps: int, fraction: float) -> int:
-    """A `fraction` of the steps, at least one."""
+def shortened_steps(steps: int, fraction: float) -> int:
+    """The number of steps of a run that begins from codes of which noise has hit a `fraction`: at least one."""
     return max(1, round(steps * fraction))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from common.model_dir import read_json
+from common.model_dir import CONFIG_FILE, read_json
 from evaluation.reference import ReferenceImages
 from evaluation.source import ImageSource, read_data_config, source_of_data
 from images.dataset import DataConfig, ImageFiles
@@ -31,7 +31,7 @@ def count_training_images(directory: Path, reference: ReferenceImages) -> int | 
     if trained is not None and (trained.data is not None or source.data is not None):
         same = trained.data is not None and source.data is not None and trained.data.source == source.data.source
         return reference.count if same and source.split == "train" else 0
-    files = _of_key(directory / "tokenizer" / "config.json", reference) if trained is None else trained.files
+    files = _of_key(directory / "tokenizer" / CONFIG_FILE, reference) if trained is None else trained.files
     if files is None:
         return None
     seen = {os.path.realpath(file) for file in files}

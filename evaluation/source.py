@@ -10,7 +10,7 @@ from typing import get_args
 
 from common.config import load_config
 from common.errors import UserError, print_note
-from common.model_dir import PARTS
+from common.model_dir import CONFIG_FILE, PARTS
 from images.dataset import DataConfig
 from images.folder import Skipped, SplitName, class_folder, list_folder, read_splits
 
@@ -68,7 +68,7 @@ def find_source(name: str) -> ImageSource:
             f"no folder '{path}': give a folder of images, FOLDER:val, a training configuration (.yaml), or {EMBEDDED}"
         )
     root = Path(path)
-    if any((root / part / "config.json").is_file() for part in PARTS):
+    if any((root / part / CONFIG_FILE).is_file() for part in PARTS):
         raise UserError(
             f"{path} is a model directory, whose images are plots: give its data as {root / 'config.yaml'}, or a folder"
         )
@@ -108,7 +108,8 @@ def _split_of_folder(root: Path, split: SplitName, holdout: float, name: str) ->
 
 
 def _all_of_folder(root: Path, name: str) -> ImageSource:
-    listing, found = list_folder(root), read_splits(root, DataConfig().holdout)
+    listing = list_folder(root)
+    found = read_splits(root, DataConfig().holdout, listing)
     class_roots = dict.fromkeys(listing.images, root)
     if found.train.root != root:  # below folders of splits, such as train/, the classes are one level deeper
         inside = [file for file in listing.images if file.parent != root]

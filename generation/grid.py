@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common.errors import UserError, print_note, printable
 from common.files import write_text
-from common.model_dir import PARTS, model_directory
+from common.model_dir import CONFIG_FILE, PARTS, WEIGHTS_FILE, model_directory
 from diffusion.call_bar import CallBar
 from diffusion.dataset import codes_key
 from diffusion.pipeline import ImageGenerator
@@ -188,7 +188,7 @@ def record_settings(folder: Path, model: Path, about: Mapping[str, str], write: 
     directory = model_directory(model)
     # The configuration too: the same weights with another one (tokenizer.conv_out_padding) make other images.
     keys = [
-        codes_key(directory / part / "model.safetensors", (directory / part / "config.json").read_text("utf-8"))
+        codes_key(directory / part / WEIGHTS_FILE, (directory / part / CONFIG_FILE).read_text("utf-8"))
         for part in PARTS
     ]
     wanted = {**about, "model files": " ".join(keys)}

@@ -156,7 +156,7 @@ def list_folder(root: Path) -> Listing:
     return Listing(sorted(images), skipped)
 
 
-def read_splits(root: Path, holdout: float) -> FolderSplits:
+def read_splits(root: Path, holdout: float, listing: Listing | None = None) -> FolderSplits:
     """Both splits of a folder of images, and its classes.
 
     - `root`/train with val, valid, validation or test beside it, in any case, are the splits.
@@ -165,11 +165,15 @@ def read_splits(root: Path, holdout: float) -> FolderSplits:
     - A folder has classes unless more images are in it directly than in its subfolders. Those beside the subfolders are
       then left out.
 
+    Args:
+        listing: of `root`, where the caller has it already.
+
     Raises:
         UserError: there are no images, a folder for validation but none for training, or a class that only the
             validation images have.
     """
-    images, skipped = list_folder(root)
+    images, found_skipped = listing or list_folder(root)
+    skipped = dict(found_skipped)
     found = _choose_splits(root, images, holdout, skipped)
     heif = sum(file.suffix.lower() in HEIF_SUFFIXES for file in skipped.get(OTHER_FORMAT, []))
     if heif:

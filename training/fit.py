@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from common.errors import UserError
-from common.model_dir import read_json
+from common.model_dir import CONFIG_FILE, read_json
 from images.dataset import DataConfig
 from vq.tokenizer import ARCHITECTURE_KEYS, Tokenizer, TokenizerConfig
 
@@ -34,7 +34,7 @@ def check_classes(folder: Path, class_names: Sequence[str], data: DataConfig) ->
     Raises:
         UserError: it was trained on other classes, and `data.allow_other_classes` is not set.
     """
-    trained = read_json(folder / "config.json").get("class_names")
+    trained = read_json(folder / CONFIG_FILE).get("class_names")
     if not isinstance(trained, list) or trained == list(class_names) or data.allow_other_classes:
         return
     given = f"data.path={data.path}" if data.path else f"data.source={data.source}"

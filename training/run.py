@@ -18,6 +18,7 @@ from torch import Tensor
 from common.config import TrainConfig, load_config, to_yaml
 from common.errors import UserError, print_note, printable
 from common.files import expand_user, write_text
+from common.model_dir import WEIGHTS_FILE
 from diffusion.dataset import EncodedImages, codes_key, encode_images
 from diffusion.prior import PriorConfig
 from diffusion.stage import PriorStage
@@ -143,7 +144,7 @@ def encode_splits(config: RunConfig, accelerator: Accelerator) -> EncodedSplits:
     check_classes(folder, source.class_names, config.data)
 
     def encoded(images: Images | WithFlips) -> tuple[EncodedImages, str]:
-        key = codes_key(folder / "model.safetensors", images.fingerprint)
+        key = codes_key(folder / WEIGHTS_FILE, images.fingerprint)
         codes = output_dir / "codes" / key
         return encode_images(images, tokenizer.encode, tokenizer.codebook_size, codes, accelerator), key
 

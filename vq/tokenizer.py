@@ -292,7 +292,7 @@ class Tokenizer(nn.Module):
             UserError: there is no such directory or repository, or `load` refuses its files.
         """
         directory = model_directory(model, parts=["tokenizer"])
-        if (directory / "tokenizer").is_dir() or not (directory / "config.json").is_file():
+        if (directory / "tokenizer").is_dir() or not (directory / CONFIG_FILE).is_file():
             directory = directory / "tokenizer"
         return cls.load(directory).to(device)
 
