@@ -76,26 +76,17 @@ class FolderSplits(NamedTuple):
     skipped: Skipped
     notes: list[str]
 
+    def split(self, name: SplitName) -> Split:
+        """The split of this name. Raises UserError where it has no images."""
+        part = self.train if name == "train" else self.val
+        if not part.files:
+            raise UserError(f"too few images in {part.root} for the {name} split: change data.holdout or add images")
+        return part
+
 
 def find_images(root: Path) -> list[Path]:
     """All images under `root`, sorted, see `list_folder`. Raises UserError where there are none."""
     return list_folder(root).images
-
-
-def find_split(root: Path, split: SplitName, holdout: float = 0.1) -> tuple[Path, list[Path]]:
-    """The folder whose direct subfolders are the classes, and the images of the "train" or "val" split.
-
-    Args:
-        holdout: fraction for validation where `root` has no folder for it, see `read_splits`.
-
-    Raises:
-        UserError: the split has no images, or as `read_splits`.
-    """
-    found = read_splits(root, holdout)
-    part = found.train if split == "train" else found.val
-    if not part.files:
-        raise UserError(f"too few images in {root} for the {split} split: change data.holdout or add images")
-    return part.root, part.files
 
 
 def class_folder(file: Path, root: Path) -> str:

@@ -103,10 +103,7 @@ class FolderSource:
 
     def load(self, split: SplitName) -> Images:
         """The images of a split, in memory or on demand, see `read_split`. Raises UserError where there are none."""
-        part = self.found.train if split == "train" else self.found.val
-        if not part.files:
-            raise UserError(f"too few images in {part.root} for the {split} split: change data.holdout or add images")
-        return read_split(part, self.class_names, self.config, self.config.flip and split == "train")
+        return read_split(self.found.split(split), self.class_names, self.config, self.config.flip and split == "train")
 
 
 class TorchvisionSource:

@@ -7,7 +7,7 @@ from evaluation.overlap import count_training_images
 from evaluation.reference import ReferenceImages
 from evaluation.source import find_source
 from images.dataset import DataConfig
-from images.folder import find_split
+from images.folder import read_splits
 from images.sources import load_images
 from tests.evaluation.test_source import save, write_config
 
@@ -40,7 +40,7 @@ def count(model, reference):
 
 
 def test_training_images_among_the_reference_are_counted(images, model):
-    trained = len(find_split(images, "train")[1])
+    trained = len(read_splits(images, 0.1).split("train")[1])
     assert trained > 0
     assert [count(model, f"{images}{ending}") for ending in ("", ":train", ":val")] == [trained, trained, 0]
 
@@ -53,7 +53,7 @@ def test_the_folder_train_alone_is_known_too(images, model):
 def test_a_link_to_the_folder_does_not_hide_it(images, model, tmp_path):
     (tmp_path / "link").symlink_to(images)
     if (model / "config.yaml").exists():
-        assert count(model, tmp_path / "link") == len(find_split(images, "train")[1])
+        assert count(model, tmp_path / "link") == len(read_splits(images, 0.1).split("train")[1])
 
 
 def test_images_of_another_folder_are_none_of_them(model, tmp_path):

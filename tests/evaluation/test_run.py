@@ -15,7 +15,7 @@ from diffusion.pipeline import ImageGenerator
 from evaluation.reference import ReferenceImages
 from evaluation.source import find_source
 from images.convert import from_8_bits
-from images.folder import find_split
+from images.folder import read_splits
 from tests.evaluation.inputs import run, save_images, save_tokenizer
 from tests.weights import INCEPTION
 
@@ -94,7 +94,7 @@ def test_the_report_counts_what_was_scored_and_warns_of_training_images(tmp_path
     save_tokenizer(tmp_path / "model")
     files, _ = save_images(tmp_path / "images", 24)
     (tmp_path / "model/config.yaml").write_text(f"data:\n  source: folder\n  path: {tmp_path / 'images'}\n")
-    trained = len(find_split(tmp_path / "images", "train")[1])
+    trained = len(read_splits(tmp_path / "images", 0.1).split("train")[1])
     files[0].write_bytes(b"damaged")
     found = run(tmp_path / "model", tmp_path / "images", tmp_path / "r.json")["data"]["reference"]
     assert (found["found"], found["scored"], found["skipped"]) == (24, 23, 1)

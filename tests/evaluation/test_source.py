@@ -5,7 +5,7 @@ from PIL import Image
 
 from common.errors import UserError
 from evaluation.source import find_source
-from images.folder import find_split
+from images.folder import read_splits
 
 CLASSES = {"cat": 20, "dog": 20}
 
@@ -38,7 +38,7 @@ def split(tmp_path):
 @pytest.mark.parametrize("part", ["train", "val"])
 def test_a_part_of_a_folder_split_by_hash_is_that_of_training(hashed, part):
     found = find_source(f"{hashed}:{part}")
-    assert (found.root, list(found.files)) == find_split(hashed, part)
+    assert (found.root, list(found.files)) == read_splits(hashed, 0.1).split(part)
     assert list(found.classes) == [file.parent.name for file in found.files]
     assert found.split == part
     assert "0.1" in found.about
@@ -89,8 +89,8 @@ def test_a_name_may_begin_with_the_home_folder(hashed, monkeypatch):
 def test_a_training_configuration_stands_for_its_validation_images(hashed, tmp_path, ending, part):
     config = write_config(tmp_path / "run.yaml", {"source": "folder", "path": hashed, "holdout": 0.3})
     found = find_source(f"{config}{ending}")
-    assert (found.root, list(found.files)) == find_split(hashed, part, 0.3)
-    assert len(find_split(hashed, "val", 0.3)[1]) > len(find_split(hashed, "val", 0.1)[1])
+    assert (found.root, list(found.files)) == read_splits(hashed, 0.3).split(part)
+    assert len(read_splits(hashed, 0.3).split("val")[1]) > len(read_splits(hashed, 0.1).split("val")[1])
     assert "0.3" in found.about
 
 

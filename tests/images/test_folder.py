@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from common.errors import UserError
-from images.folder import class_folder, find_images, find_split, list_folder, read_splits
+from images.folder import class_folder, find_images, list_folder, read_splits
 
 
 def save(file, shade=0, size=(8, 8)):
@@ -109,11 +109,11 @@ def test_composed_and_decomposed_letters_are_one_class(tmp_path):
 @pytest.mark.parametrize("val", ["val", "valid", "validation", "test", "VAL", "Test"])
 def test_folders_of_splits_are_not_classes(tmp_path, train, val):
     make(tmp_path, f"{train}/cat/0.png", f"{train}/dog/0.png", f"{val}/dog/1.png", "readme.txt")
-    assert find_split(tmp_path, "train") == (
+    assert read_splits(tmp_path, 0.1).split("train") == (
         tmp_path / train,
         [tmp_path / train / f"{c}/0.png" for c in ("cat", "dog")],
     )
-    assert find_split(tmp_path, "val") == (tmp_path / val, [tmp_path / val / "dog/1.png"])
+    assert read_splits(tmp_path, 0.1).split("val") == (tmp_path / val, [tmp_path / val / "dog/1.png"])
 
 
 def test_val_is_preferred_to_test_and_nothing_beside_the_splits_is_read(tmp_path):
@@ -143,7 +143,7 @@ def test_train_beside_other_vehicles_is_a_class(tmp_path):
 def test_val_without_train_is_refused(tmp_path):
     make(tmp_path, "valid/cat/0.png")
     with pytest.raises(UserError, match="holds valid/ and no train/"):
-        find_split(tmp_path, "train")
+        read_splits(tmp_path, 0.1).split("train")
 
 
 def test_a_few_images_beside_the_classes_are_left_out(tmp_path):
@@ -199,7 +199,7 @@ def test_flat_validation_images_have_no_class(tmp_path):
 def test_a_split_without_images_is_refused(tmp_path, split):
     make(tmp_path, "0.png")
     with pytest.raises(UserError, match=f"too few images in .* for the {split} split"):
-        find_split(tmp_path, split, 1e-9 if split == "val" else 1 - 1e-9)
+        read_splits(tmp_path, 1e-9 if split == "val" else 1 - 1e-9).split(split)
 
 
 def test_a_folder_around_the_classes_and_spellings_of_one_class_are_noted(tmp_path):
