@@ -63,7 +63,7 @@ def damaged(file: Path, error: Exception | str) -> UserError:
 
 
 def first_misfit(network: nn.Module, header: Header) -> str:
-    """What is wrong with the first tensor that `network`, which may be on the meta device, and a file do not share; or ""."""
+    """How the first tensor in which a file differs from `network` does so; "" for none. `network` may be on the meta device."""
     own = network.state_dict()
     for name in sorted(own.keys() | header.keys()):
         if name not in header or name not in own:

@@ -9,10 +9,11 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from common.errors import UserError, printable
 from common.files import check_replaceable, replace_file
@@ -37,39 +38,39 @@ def read_image(path: str | Path) -> Image.Image:
             breaks the limits of `images.bounded`.
     """
     path = Path(path)
+    with _opened(path) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise UserError(
+                f"{path} is {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million: "
+                "make it smaller or crop it"
+            )
+        if image.mode == "LAB":  # Pillow cannot convert it to RGB
+            raise UserError(f"{path} is in Lab colours: save it again as an RGB image, such as PNG")
+        image.load()
+        check_exif(image, path)
+        return usual_mode(ImageOps.exif_transpose(image.copy()))
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Width and height in pixels from an image's header, before any rotation. Raises UserError as `read_image`."""
+    with _opened(Path(path)) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """The opened image; the errors of Pillow's decoders become a UserError, also those of loading its pixels."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is lower than Pillow's limit
             with open_bounded(path, FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise UserError(
-                        f"{path} is {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million: "
-                        "make it smaller or crop it"
-                    )
-                if image.mode == "LAB":  # Pillow cannot convert it to RGB
-                    raise UserError(f"{path} is in Lab colours: save it again as an RGB image, such as PNG")
-                image.load()
-                check_exif(image, path)
-                return usual_mode(ImageOps.exif_transpose(image.copy()))
+                yield image
     except UnidentifiedImageError as error:
         raise UserError(f"{path} is not an image that can be read: give a PNG or JPEG file") from error
     except Image.DecompressionBombError as error:
         raise UserError(f"{path} is not an image that can be read ({error}): give a PNG or JPEG file") from error
     except DAMAGED as error:
         raise UserError(f"{path} does not decode ({error}): save it again as PNG") from error
-
-
-def read_size(path: str | Path) -> tuple[int, int]:
-    """Width and height in pixels from an image's header, before any rotation. Raises UserError as `read_image`."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with open_bounded(Path(path), FORMATS) as image:
-                return image.size
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is not an image that can be read: give a PNG or JPEG file") from error
-    except (*DAMAGED, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} is not an image that can be read ({error}): give a PNG or JPEG file") from error
 
 
 def check_writable(path: str | Path, suffix: str = ".png") -> None:
