@@ -16,8 +16,8 @@ urlopen = torch.hub.urlopen
 
 
 @pytest.fixture
-def served(tmp_path, monkeypatch):
-    """The file that a download of Inception reads; downloads work."""
+def served(tmp_path, monkeypatch, weights_folder):
+    """The file that a download of Inception reads; downloads work, and go to `weights_folder` in every test."""
     file = tmp_path / "server" / INCEPTION
     file.parent.mkdir()
     torch.jit.script(StubInception()).save(file)
